@@ -8,8 +8,12 @@ the closed set of things that a model is read for.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import field
+from typing import Any, Literal, Protocol
 
 from guardproxy.chunks import Chunk, ChunkRun
+from guardproxy.frozen import frozen
 from guardproxy.types import (
     Check,
     Conversation,
@@ -31,7 +35,7 @@ from guardproxy.types import (
 # --- families: the prompts for a check, and what a model is read for ------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Piece:
     """A piece of a prompt: a `special` control token, encoded as that token, or ordinary text.
 
@@ -44,7 +48,7 @@ class Piece:
     kind: Literal["special", "frame", "turn", "judged"] = "frame"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClassLogits:
     """Read the class head of an encoder. `labels` are in the order of its outputs."""
 
@@ -52,7 +56,7 @@ class ClassLogits:
     activation: Literal["sigmoid", "softmax"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenChoice:
     """Read the probability of each label from the next token, normalised over all spellings of all labels.
 
@@ -66,7 +70,7 @@ class TokenChoice:
 TOLERANCE = 1e-3  # probability mass of label lists that may stay unexplored
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LabelList:
     """Read a verdict token and, after the unsafe one, a list of labels.
 
@@ -88,7 +92,7 @@ class LabelList:
 Readout = ClassLogits | TokenChoice | LabelList
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prompt:
     """The text that a model reads, and its readout. `key` identifies the policy text at its start, which is shared."""
 
@@ -97,7 +101,7 @@ class Prompt:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """One probability per label of the readout (a label list: unsafe, then its labels); the rest as in `Verdict`.
 
@@ -123,7 +127,7 @@ class Family(Protocol):
         """The verdict, from one reading per prompt. Raises GuardUnavailable if they cannot be a model's answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServiceCall:
     """A call to a moderation service: POST `body` as JSON to `path`, with `params` as the query."""
 
@@ -180,7 +184,7 @@ class Guard(Protocol):
 # --- wires: one chat protocol each ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """A request that a wire has parsed. `body` is the parsed JSON and is for that wire only.
 
@@ -217,7 +221,7 @@ class Request:
         return self.structured or self.must_call
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """A whole reply that a wire has parsed: one assistant message per choice. `raw` are its original bytes.
 
@@ -229,10 +233,10 @@ class Reply:
     raw: bytes
     body: Any
     id: str = ""
-    info: ReplyInfo = field(default_factory=ReplyInfo)
+    info: ReplyInfo = ReplyInfo()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """An answer to the client that takes the place of the upstream's. `status` is the HTTP status."""
 

@@ -1,10 +1,11 @@
 """Requests, replies and upstream errors: every turn is judged; the most severe decision on the current turn applies."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, UpstreamUnreadable
+from guardproxy.frozen import frozen
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
 from guardproxy.pipeline.before_start import NOTHING, AskAgain, InPlace, asking_again
@@ -25,14 +26,7 @@ from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.together import judged_together
 from guardproxy.pipeline.traits import ORDINARY, GuardTraits
-from guardproxy.pipeline.turns import (
-    coverage_of,
-    edited,
-    is_full,
-    recent_context,
-    reply_turn,
-    with_undecoded,
-)
+from guardproxy.pipeline.turns import coverage_of, edited, is_full, recent_context, reply_turn, with_undecoded
 from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import OnFailure, Policy, on_failure, worst
 from guardproxy.ports import Action, Guard, SharedState
@@ -53,7 +47,7 @@ from guardproxy.types import (
 Extent = Literal["full", "partial"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestReview:
     """The review of a request. Forward `body` unless there is a `refusal`.
 
@@ -70,7 +64,7 @@ class RequestReview:
     coverage: Extent
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReplyReview:
     """The review of a whole reply. Send `body`, unless there is a `refusal`, an error; or what `again` brings."""
 
@@ -82,7 +76,7 @@ class ReplyReview:
     again: AskAgain | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ErrorReview:
     """The review of an upstream's error. If it `passes`, send its bytes to the client, else an error without them.
 

@@ -4,9 +4,9 @@ import json
 import time
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from guardproxy.frozen import frozen
 from guardproxy.offload import computed
 from guardproxy.pipeline import Exchange, Pipeline, RequestReview
 from guardproxy.policy import Policy
@@ -20,7 +20,7 @@ CHAT = "/v1/chat/completions"
 UNCHANGEABLE = "The content must be changed in a place that a guardrail cannot change."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChatReview:
     """What becomes of a chat: it is `refused` with this text, or goes on as `body`, or, if both are None, as it is."""
 
