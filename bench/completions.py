@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--logprobs", type=int, default=20)
-    parser.add_argument("--rounding", type=float, default=0.02)
+    parser.add_argument("--rounding", type=float, default=0.1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     model = args.model or str(weights())

@@ -89,7 +89,7 @@ def test_the_verdicts_are_those_of_our_engine(server: str) -> None:
     ours = judged(open_local_guard("ours", family, model, LocalLimits(3600.0)), *CHECKS)
     theirs = judged(guard(server, ONE), *CHECKS)
     for own, other in zip(ours, theirs, strict=True):
-        assert other.unsafe == pytest.approx(own.unsafe, abs=0.05 + other.leftover)
+        assert other.unsafe == pytest.approx(own.unsafe, abs=0.1 + other.leftover)
         assert other.outside == pytest.approx(own.outside, abs=0.05)
         assert other.leftover < 0.01
 
