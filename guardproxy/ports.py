@@ -6,11 +6,8 @@ the closed set of things that a model is read for.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from guardproxy.chunks import Chunk, ChunkRun
 from guardproxy.frozen import frozen
