@@ -1,6 +1,6 @@
 """Measure how often the tricks of `tests/escapes` get a text past the embedded guard; write docs/escapes.md.
 
-    python -m bench.escapes docs/escapes.md [--rows 20] [--seed 0]
+    python -m bench.escapes docs/escapes.md [--rows 12] [--seed 0]
 
 Guard, thresholds and views are those of `guardproxy serve` without a configuration, and the tricks go through the
 pipeline as in the tests. A trick is tried only with texts whose plain form the guard stops: at most `--rows` of them,
@@ -153,7 +153,7 @@ def main() -> None:
     """Measure, and replace the text between the marks of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path, help="the page with the marks")
-    add_options(parser, 20, "the most texts of each side")
+    add_options(parser, 12, "the most texts of each side")
     args = parser.parse_args()
     fill(args.page, "escapes", asyncio.run(measured(args.rows, args.seed)))
 

@@ -1,9 +1,9 @@
 """Measure the embedded guard's AUPRC on disguised unsafe texts; write it into docs/evaluation.md.
 
-    python -m bench.robustness docs/evaluation.md FOLDER [--rows 16] [--seed 0]
+    python -m bench.robustness docs/evaluation.md FOLDER [--rows 20] [--seed 0]
 
 FOLDER has the files of `SETS`. Of each set, `--rows` unsafe texts and three times as many safe ones are drawn, of up to
-LONGEST characters. Each disguise is applied to the unsafe texts only, and the sets are measured together. Verdicts are
+LONGEST characters. The disguises are applied to the unsafe texts only, and the sets are measured together. Verdicts are
 stored, as those of `evaluate`.
 """
 
@@ -37,7 +37,37 @@ LONGEST, SAFE_PER_UNSAFE = 150, 3
 
 # About 600 tokens: more than two windows of the embedded guard.
 _PADDING = tricks.HARMLESS * 40
-CHANGES: dict[str, Disguise] = DISGUISES | {
+# Some of every kind of disguise: docs/escapes.md has them all.
+_CHOSEN = (
+    "plain",
+    "upper case",
+    "full width",
+    "look-alikes",
+    "zero-width spaces",
+    "bidi override",
+    "tag characters",
+    "variation selectors",
+    "spaced letters",
+    "dotted letters",
+    "leetspeak",
+    "leetspeak in words",
+    "reversed",
+    "rot13",
+    "rot13 in prose",
+    "Morse",
+    "base32",
+    "base64",
+    "base64 in prose",
+    "base85 in prose",
+    "hex",
+    "unicode escapes",
+    "URL, every letter",
+    "HTML markup",
+    "base64 in base64",
+    "spaced letters in base64",
+    "leetspeak in words in spaced letters",
+)
+CHANGES: dict[str, Disguise] = {name: DISGUISES[name] for name in _CHOSEN} | {
     "after long harmless text": lambda text: _PADDING + text,
     "before long harmless text": lambda text: f"{text} {_PADDING}",
 }
@@ -117,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path, help="the page with the marks")
     parser.add_argument("folder", type=Path, help="the folder of the labelled data")
-    add_options(parser, 16, "the unsafe texts of each set")
+    add_options(parser, 20, "the unsafe texts of each set")
     args = parser.parse_args()
     fill(args.page, "robustness", asyncio.run(measured(args.folder, args.rows, args.seed)))
 
