@@ -2,7 +2,7 @@
 
     python -m bench.number_formats              both models of the embedded guard, SmolLM2; some minutes of one core
     python -m bench.number_formats --quick      fewer rounds, and 16 checks of SmolLM2 instead of 64
-    python -m bench.number_formats --only smollm2 --rounds 5
+    python -m bench.number_formats --only embedded-small --rounds 5 --lengths 100
 
 The formats take turns. Times are CPU seconds of one thread, the least of all rounds, so that other load counts little.
 "Products" are the matrix products of the linear layers alone, with the same weights and numbers of rows: what a check
@@ -12,7 +12,7 @@ costs beyond them is attention, norms and Python.
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.engine import smollm  # sets the wait policy, before torch is imported
@@ -62,7 +62,7 @@ def products(runner: ClassifierRunner, rows: int, size: int, inner: int) -> Call
     return act
 
 
-def encoder_rows(name: str, loaded: LoadedModel, lengths: tuple[int, ...], rounds: int) -> None:
+def encoder_rows(name: str, loaded: LoadedModel, lengths: Sequence[int], rounds: int) -> None:
     """Print the rows of an encoder, for each length and batch."""
     config = loaded.model.config
     runners = {each.name: ClassifierRunner(loaded, CPU, threads=1, number_format=each) for each in FORMATS}
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", choices=(*ENCODERS, GENERATIVE), help="one model instead of all")
     parser.add_argument("--rounds", type=int, help="the rounds of a check at batch 1 (a quarter at 32), and of SmolLM2")
+    parser.add_argument("--lengths", type=int, nargs="+", default=(30, 100), help="tokens of the encoders' checks")
     args = parser.parse_args()
     torch.set_num_threads(1)
     names = [each.name for each in FORMATS]
@@ -121,7 +122,7 @@ def main() -> None:
     print(f"\n| check | {names[0]} | times its speed: " + " | ".join(names[1:]), end=" | ")
     print("times its products: " + " | ".join(names) + " |\n|---|" + "--:|" * (2 * len(names)))
     for name, loaded in encoders.items():
-        encoder_rows(name, loaded, (30, 100), args.rounds or ENCODERS[name] // (4 if args.quick else 1))
+        encoder_rows(name, loaded, args.lengths, args.rounds or ENCODERS[name] // (4 if args.quick else 1))
     if GENERATIVE in chosen:
         with torch.inference_mode():
             generative_rows(16 if args.quick else 64, args.rounds or (1 if args.quick else 3))
