@@ -1,6 +1,6 @@
 """What judging each part of a message by itself changes: messages of several parts that are blocked, and their checks.
 
-    python -m bench.parts [DATA] [--rows 100] [--seed 0]
+    python -m bench.parts docs/evaluation.md [DATA] [--rows 100] [--seed 0]
 
 The texts are prompts of ToxicChat and replies of BeaverTails in DATA, at most `--rows` of each label, put into messages
 of several parts as clients and models with tools write them. Verdicts are stored, as those of `evaluate`.
@@ -16,7 +16,7 @@ from statistics import fmean
 
 from prometheus_client import CollectorRegistry
 
-from bench.pages import machine
+from bench.pages import fill, machine
 from bench.sampling import add_options, stratified
 from bench.shipped import measured_guard, weights
 from guardproxy.evaluation.datasets import read
@@ -99,9 +99,10 @@ async def compared(judging: Judging, chats: Sequence[Conversation], policy: Poli
     )
 
 
-async def measured(data: Path, most: int, seed: int) -> None:
-    """Print the rows of the table."""
+async def measured(data: Path, most: int, seed: int) -> list[str]:
+    """The rows of the table."""
     metrics = Metrics(CollectorRegistry())
+    lines = []
     async with measured_guard() as (guard, policy):
         judging = Judging(guard, Observers({}, text="none", required=False, metrics=metrics), metrics, {})
         for name, source, build in CASES:
@@ -113,19 +114,26 @@ async def measured(data: Path, most: int, seed: int) -> None:
                 chats = [build(row.check.conversation) for row in chosen]
                 blocked, checks = await compared(judging, chats, policy)
                 cells += [blocked] if unsafe else [blocked, checks]
-            print(f"| {name} | {' | '.join(cells)} |", flush=True)
-        print(f"\n{time.process_time():.0f} s of CPU time, {guard.new} checks, {guard.known} verdicts from the store")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        print(f"{time.process_time():.0f} s of CPU time, {guard.new} checks, {guard.known} verdicts from the store")
+    return lines
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, and write the table between the marks of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path, help="the page with the marks")
     parser.add_argument("data", nargs="?", type=Path, default=ROOT.parent / "shared" / "data" / "dev")
     add_options(parser, 100, "the most texts of each label")
     args = parser.parse_args()
-    print(f"{machine()}, weights {weights()}, drawn with the seed {args.seed}\n")
-    print("| message | unsafe blocked | benign blocked | checks of a benign one |\n|---|--:|--:|--:|")
-    asyncio.run(measured(args.data, args.rows, args.seed))
+    lines = [
+        f"On {machine()}, weights `{weights()}`, drawn with the seed {args.seed}; in brackets 95 % Wilson intervals:",
+        "",
+        "| message | unsafe blocked | benign blocked | checks of a benign one |",
+        "| --- | ---: | ---: | ---: |",
+        *asyncio.run(measured(args.data, args.rows, args.seed)),
+    ]
+    fill(args.page, "parts", "\n".join(lines))
 
 
 if __name__ == "__main__":

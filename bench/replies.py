@@ -1,6 +1,6 @@
 """What the second reading of a reply changes: replies read after their question only, alone, and as they are judged.
 
-    python -m bench.replies [DATA] [--rows 600] [--seed 0]
+    python -m bench.replies docs/evaluation.md [DATA] [--rows 600] [--seed 0]
 
 The replies are those of BeaverTails and HarmBench in DATA, at most `--rows` of each, of each label its share, and
 harmless answers to harmful questions that they do not answer, written here.
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.batches import read_all
-from bench.pages import machine
+from bench.pages import fill, machine
 from bench.sampling import add_options, by_label
 from bench.shipped import weights
 from guardproxy import app
@@ -74,8 +74,9 @@ def without_second(check: Check, found: Sequence[Reading]) -> Sequence[Reading]:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Measure, and write both tables between the marks of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path, help="the page with the marks")
     parser.add_argument("data", nargs="?", type=Path, default=ROOT.parent / "shared" / "data" / "dev")
     add_options(parser, 600, "the most replies of each set")
     args = parser.parse_args()
@@ -86,10 +87,12 @@ def main() -> None:
         verdict = FAMILY.parse(check, found, "embedded")
         return verdict.unsafe, decide(policy, "assistant", verdict).action == "block"
 
-    print(f"{machine()}, weights {weights()}, drawn with the seed {args.seed}\n")
+    lines = [f"On {machine()}, weights `{weights()}`, drawn with the seed {args.seed}; in brackets 95 % intervals:", ""]
     head = "AUPRC after the question | alone | as judged | unsafe blocked, once and twice | benign blocked"
-    print(f"| replies | rows | {head} | unsafe below {classifier.HARMLESS_ALONE:g} alone | benign |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    lines += [
+        f"| replies | rows | {head} | unsafe below {classifier.HARMLESS_ALONE:g} alone | benign |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for name in SETS:
         rows = by_label(read(args.data / f"{name}.jsonl.gz").rows, args.rows, args.seed)
         unsafe = np.array([bool(row.unsafe) for row in rows])
@@ -109,9 +112,12 @@ def main() -> None:
         cells += [
             f"{100 * (alone[unsafe == label] < classifier.HARMLESS_ALONE).mean():.0f} %" for label in (True, False)
         ]
-        print(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
-    print(f"\n| reply | blocked after {len(QUESTIONS)} harmful questions, once and twice | highest P(unsafe) | alone |")
-    print("|---|--:|--:|--:|")
+        lines.append(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"| reply | blocked after {len(QUESTIONS)} harmful questions, once and twice | highest P(unsafe) | alone |",
+        "|---|--:|--:|--:|",
+    ]
     for text in (*ANSWERS, *AGREEMENTS):
         checks = [reply(question, text) for question in QUESTIONS]
         found = readings(runner, checks)
@@ -119,9 +125,10 @@ def main() -> None:
         twice = [blocked(check, two) for check, two in zip(checks, found, strict=True)]
         counts = [sum(block for _, block in one) for one in (once, twice)]
         highest = " → ".join(f"{max(score for score, _ in one):.2f}" for one in (once, twice))
-        print(f"| {text} | {counts[0]} → {counts[1]} | {highest} | {found[0][-1].probabilities[0]:.3f} |")
+        lines.append(f"| {text} | {counts[0]} → {counts[1]} | {highest} | {found[0][-1].probabilities[0]:.3f} |")
     runner.close()
-    print(f"\n{time.process_time():.0f} s of CPU time")
+    fill(args.page, "replies", "\n".join(lines))
+    print(f"{time.process_time():.0f} s of CPU time")
 
 
 if __name__ == "__main__":

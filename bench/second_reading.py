@@ -1,6 +1,6 @@
 """What the weight of the small model in the embedded guard's mean changes: `first_weight` of `cascade.json`.
 
-    python -m bench.second_reading [DATA] [--rows 200] [--seed 0]
+    python -m bench.second_reading docs/evaluation.md [DATA] [--rows 200] [--seed 0]
 
 Both models read every window of the rows of DATA (default: ../shared/data/dev), of each set at most `--rows`, of each
 label its share, without views; of the everyday prompts all. Then each weight makes its means of the windows that the
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.batches import read_all
-from bench.pages import machine
+from bench.pages import fill, machine
 from bench.sampling import add_options, by_label
 from bench.shipped import weights
 from guardproxy.engine.load import second_reading
@@ -84,8 +84,9 @@ def share(hits: np.ndarray) -> str:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, and write the table between the marks of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path, help="the page with the marks")
     parser.add_argument("data", nargs="?", type=Path, default=ROOT.parent / "shared" / "data" / "dev")
     add_options(parser, 200, "the most rows of each set")
     args = parser.parse_args()
@@ -100,10 +101,13 @@ def main() -> None:
     for model in models:
         model.close()
     measured = [name for name, rows in sets.items() if len({row.row.unsafe for row in rows}) == 2]
-    print(f"{machine()}, weights {weights()}, at most {args.rows} rows of each set, drawn with the seed {args.seed}\n")
+    drawn = f"at most {args.rows} rows of each set, drawn with the seed {args.seed}"
+    lines = [f"On {machine()}, weights `{weights()}`, {drawn}; in brackets 95 % intervals:", ""]
     heads = [f"unsafe prompts at {rate:.0%}" for rate in RATES]
-    print(f"| weight | {' | '.join(measured)} | {' | '.join(heads)} | everyday prompts |")
-    print(f"|--:|{'--:|' * (len(measured) + len(RATES) + 1)}")
+    lines += [
+        f"| weight | {' | '.join(measured)} | {' | '.join(heads)} | everyday prompts |",
+        f"|--:|{'--:|' * (len(measured) + len(RATES) + 1)}",
+    ]
     for weight in WEIGHTS:
         scores = {name: np.array([row.unsafe(weight, low) for row in rows]) for name, rows in sets.items()}
         labels = {name: np.array([bool(row.row.unsafe) for row in rows]) for name, rows in sets.items()}
@@ -114,8 +118,9 @@ def main() -> None:
         unsafe = np.concatenate([labels[name] for name in prompts])
         cells += [share(above(pooled[unsafe], pooled[~unsafe], rate)) for rate in RATES]
         stopped = above(scores[EVERYDAY.stem], pooled[~unsafe], 0.03)
-        print(f"| {weight:g} | {' | '.join(cells)} | {stopped.sum()} of {len(stopped)} |")
-    print(f"\n{time.process_time():.0f} s of CPU time")
+        lines.append(f"| {weight:g} | {' | '.join(cells)} | {stopped.sum()} of {len(stopped)} |")
+    fill(args.page, "weight", "\n".join(lines))
+    print(f"{time.process_time():.0f} s of CPU time")
 
 
 if __name__ == "__main__":
