@@ -1,11 +1,14 @@
-"""What a patterns guard looks for, as a configuration has it, and how much of a growing text stays undecided. Pure."""
+"""What a guard without a model looks for and finds, and how much of a growing text stays undecided. Pure."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import regex
 from annotated_types import Interval, Len
+
+from guardproxy.types import Finding, Span, Taxonomy, Verdict
 
 UNSPACED: Final = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 """Scripts that write words without a space between them, as a set of an expression has them."""
@@ -17,6 +20,9 @@ LONGEST_WORD: Final = 100
 """Characters; a longer word is none of a list."""
 
 Pattern = Annotated[str, Len(1)]
+
+# Escapes of JSON for white space and quotation marks, also of JSON within JSON. Their letters belong to no word.
+_ESCAPES = re.compile(r'(?<!\\)\\++[nrtbf"/]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,57 @@ def widest(reaches: Iterable[Reach]) -> Reach:
         max([reach.unspaced for reach in found], default=0),
         max([reach.words for reach in found], default=0),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A match: where in the text, of which category, what has found it, and with which probability."""
+
+    span: Span
+    category: str
+    label: str
+    probability: float = 1.0
+
+
+class Finder(Protocol):
+    """A family without a model, whose findings are places in a text."""
+
+    taxonomy: Taxonomy
+    weight: int
+    """How many times as long as patterns it takes: longer texts are searched on a thread (`offload.computed`)."""
+
+    @property
+    def reaches(self) -> Mapping[str, Reach]:
+        """By category, how far back from the end of a growing text a match of it may begin."""
+
+    def load(self) -> None:
+        """Import what the first text would wait for. Raises ConfigError if it cannot be imported."""
+
+    def hits(self, text: str, *, unfinished: bool = False) -> list[Hit]:
+        """Every match, in the order of the text. In an `unfinished` text, only what nothing that follows can change."""
+
+    def verdict(self, text: str, guard: str, *, unfinished: bool = False) -> Verdict:
+        """The verdict on a text: every category, those without a hit with probability 0."""
+
+
+def findings_of(hits: Iterable[Hit], nothing: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """The most probable hit of each category, the first of several; `nothing` has every category with 0."""
+    best: dict[str, Hit] = {}
+    for hit in hits:
+        if hit.category not in best or hit.probability > best[hit.category].probability:
+            best[hit.category] = hit
+    if not best:
+        return nothing
+    return tuple([_found(finding, best.get(finding.category)) for finding in nothing])
+
+
+def _found(nothing: Finding, hit: Hit | None) -> Finding:
+    return nothing if hit is None else replace(nothing, probability=hit.probability, label=hit.label, span=hit.span)
+
+
+def without_escapes(text: str) -> str:
+    """The text with spaces in place of the escapes of JSON, as long as before."""
+    return _ESCAPES.sub(lambda escape: " " * len(escape.group()), text) if "\\" in text else text
 
 
 def _of_words(text: str, most: int) -> int:

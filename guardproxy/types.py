@@ -189,10 +189,10 @@ class Usage:
 class Verdict:
     """A guard's answer to a check.
 
-    `unsafe` is P(unsafe), over all categories. `guard` and `taxonomy` name what gave it. `leftover` is the probability
-    mass of label lists that were not explored, `outside` the mass at the verdict's position on tokens other than the
-    verdict tokens. `view` and `span` say where P(unsafe) was found, as those of a finding do. `raw` has the guard's own
-    probability of each category, and of `unsafe`, that was calibrated.
+    `unsafe` is P(unsafe), over all categories. `guard` and `taxonomy` name what gave it. `leftover` is how far a
+    probability may be off (label lists not explored, tokens that a server does not show), `outside` the mass that was
+    not seen on verdict tokens. `view` and `span` say where P(unsafe) was found, as those of a finding do. `raw` has the
+    guard's own probability of each category, and of `unsafe`, that was calibrated.
     """
 
     unsafe: float

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from guardproxy.actions.mask import masked, open_action
 from guardproxy.app import catalogue
 from guardproxy.errors import ConfigError
+from guardproxy.patterns import Hit
 from guardproxy.policy import Policy, Rule, SideRules, StreamPolicy
 from guardproxy.settings import load_text
 from guardproxy.types import Decision, Message, Part, Reason, Refuse, Replace
@@ -20,14 +21,9 @@ from tests.pipeline.test_stream_patterns import FAMILY, TOKEN, TRAITS, Delayed, 
 MASKS = SideRules({"*": (Rule("rewrite", 0.5, "mask"),)})
 
 
-def matches(text: str) -> list[tuple[tuple[int, int], str]]:
-    """Every match in a text."""
-    return [(hit.span, hit.category) for hit in FAMILY.hits(text)]
-
-
 def expected(text: str) -> str:
     """The text with a placeholder for every match."""
-    return masked(text, matches(text), FAMILY.reaches)
+    return masked(text, FAMILY.hits(text))
 
 
 class Masking(Run):
@@ -36,7 +32,7 @@ class Masking(Run):
     def __init__(self, turns: list[int] | None = None) -> None:
         super().__init__(Delayed(turns or []), traits=TRAITS)
         actions: Any = self.pipeline.judging.actions
-        self.pipeline.use({**actions, "mask": partial(open_action, matches=matches)})
+        self.pipeline.use({**actions, "mask": partial(open_action, matches=FAMILY.hits)})
 
 
 def rules(**changes: Any) -> Policy:
@@ -59,10 +55,9 @@ def test_every_match_is_replaced(text: str, shown: str) -> None:
 
 
 def test_matches_that_overlap_are_one() -> None:
-    """With the placeholder of the first; only of the categories that are asked for."""
-    found = [((0, 4), "a"), ((2, 6), "b"), ((3, 5), "a"), ((8, 9), "c")]
-    assert masked("0123456789", found, {"a", "b", "c"}) == "[a]67[c]9"
-    assert masked("0123456789", found, {"b"}) == "01[b]6789"
+    """With the placeholder of the first."""
+    found = [Hit(span, name, "") for span, name in [((0, 4), "a"), ((2, 6), "b"), ((3, 5), "a"), ((8, 9), "c")]]
+    assert masked("0123456789", found) == "[a]67[c]9"
 
 
 def test_a_request_and_a_reply_are_masked() -> None:
@@ -81,7 +76,7 @@ def acted(part: Part, decision: Decision, *, safe: bool = True) -> Any:
     async def judge(message: Message) -> Decision:
         return Decision("pass" if safe else "block", "", ())
 
-    action = open_action(rules(), matches)
+    action = open_action(rules(), FAMILY.hits)
     return asyncio.run(action(Message("user", (part,)), decision, judge))
 
 
@@ -158,5 +153,7 @@ def test_only_patterns_can_be_masked(rule: str, known: bool) -> None:
     if known:
         load_text(text, "f.yaml", {}, catalogue())
         text = f"policies: {{default: {{preset: balanced, {rule.replace('names', 'violence_hate')}}}}}"
-    with pytest.raises(ConfigError, match=r"rewrite\.how: masks matches of patterns, and no guard has any of"):
+    with pytest.raises(
+        ConfigError, match=r"rewrite\.how: masks matches of patterns or personal data, and no guard looks for"
+    ):
         load_text(text, "f.yaml", {}, catalogue())

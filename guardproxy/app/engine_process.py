@@ -5,6 +5,7 @@ of `serve` in the environment. It ends when its standard input does: when the wo
 """
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -156,4 +157,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    STATUS = main()
+    sys.stderr.flush()
+    os._exit(STATUS)  # without Python's own end, as `guardproxy.cli.program`: a model may still be loaded

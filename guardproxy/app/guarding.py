@@ -28,7 +28,7 @@ def serve_guard(settings: Settings, source: ConfigSource, uds: str | None = None
 
     Raises ConfigError if the guard cannot start, or if it cannot listen.
     """
-    settings = replace(settings, upstream=_NOWHERE, upstreams={}, upstream_groups={})
+    settings = without_upstreams(settings)
     with contextlib.ExitStack() as stack:
         sockets = None
         if uds is not None:
@@ -41,6 +41,12 @@ def serve_guard(settings: Settings, source: ConfigSource, uds: str | None = None
         announce(_rows(settings, uds), _banner(settings, uds), as_json=as_json)
         migrate_store(settings, source)
         return _serve(settings, source, sockets)
+
+
+def without_upstreams(settings: Settings) -> Settings:
+    """The settings of a guard alone, in one process: nothing is forwarded."""
+    server = replace(settings.server, workers=1)
+    return replace(settings, server=server, upstream=_NOWHERE, upstreams={}, upstream_groups={})
 
 
 class _GuardServer(uvicorn.Server):

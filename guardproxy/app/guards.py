@@ -1,25 +1,23 @@
 """Build the guard that a configuration describes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from guardproxy.app.engine_link import EngineConnection
-from guardproxy.app.kinds import has_model, is_remote, runs_model
+from guardproxy.app.finders import open_finder, reaches, single_guards
+from guardproxy.app.kinds import has_model, is_finder, is_remote, runs_model
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
-from guardproxy.app.replicas import replica_guard
+from guardproxy.app.replicas import completions_guard, replica_guard
 from guardproxy.errors import ConfigError
-from guardproxy.families import PATTERNS
-from guardproxy.families.patterns import PatternFamily
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, ByLanguage, ByRole, Cascade
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
 from guardproxy.guards.replicas import ReplicaGuard
-from guardproxy.guards.rules import PatternGuard
-from guardproxy.patterns import Reach, widest
+from guardproxy.guards.rules import FinderGuard
 from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.ports import Guard, LabelList
-from guardproxy.settings import MULTILINGUAL, ByRoleSettings, GuardSettings, MemberSettings, ServiceSettings, Settings
-from guardproxy.types import Check, Conversation, Message, Part, Span
+from guardproxy.settings import MULTILINGUAL, ByRoleSettings, MemberSettings, ServiceSettings, Settings
+from guardproxy.types import Check, Conversation, Message, Part
 
 # Size of the verdict cache; a verdict takes about a kilobyte.
 _CACHED_VERDICTS = 20_000
@@ -137,11 +135,13 @@ def _open(
     name: str, member: MemberSettings, floor: float, data_dir: str | None, engine: EngineConnection | None
 ) -> Guard:
     guard = member.guard
-    if guard.family == PATTERNS:
-        return PatternGuard(name, open_patterns(guard))
+    if is_finder(guard):
+        return FinderGuard(name, open_finder(guard))
     if runs_model(guard) and engine is None:
         return _open_model(name, member, floor, data_dir)
     family = open_family(guard.family, guard.options, member.taxonomy)
+    if guard.runner == "openai":
+        return completions_guard(name, guard, family, floor)
     if is_remote(guard):
         return replica_guard(name, guard, family.taxonomy, floor)
     if guard.service is not None:
@@ -169,45 +169,14 @@ def _open_model(name: str, member: MemberSettings, floor: float, data_dir: str |
     return open_local_guard(name, family, options, limits)
 
 
-def open_patterns(guard: GuardSettings) -> PatternFamily:
-    """What a guard of the family `patterns` looks for. Raises ConfigError for what a check of the file reports."""
-    family: PatternFamily = open_family(PATTERNS, {"patterns": guard.patterns}, None)
-    return family
-
-
-def reaches(settings: Settings) -> Mapping[str, Reach]:
-    """How far the patterns of every category reach, of all guards that look for patterns in replies."""
-    found: dict[str, Reach] = {}
-    by_role = settings.guard.by_role
-    of_replies = [settings.members[name].guard for name in by_role.of("assistant")] if by_role else []
-    for guard in of_replies or _single_guards(settings):
-        for category, reach in open_patterns(guard).reaches.items() if guard.family == PATTERNS else ():
-            found[category] = widest([reach, found.get(category, reach)])
-    return found
-
-
-def matches(settings: Settings) -> Callable[[str], list[tuple[Span, str]]]:
-    """What finds every match of the patterns of all guards in a text: its place and category, in order."""
-    families = [open_patterns(guard) for guard in _single_guards(settings) if guard.family == PATTERNS]
-
-    def found(text: str) -> list[tuple[Span, str]]:
-        return sorted((hit.span, hit.category) for family in families for hit in family.hits(text))
-
-    return found
-
-
 def traits(settings: Settings) -> GuardTraits:
     """What the pipeline has to know of the guard."""
     by_role = settings.guard.by_role
     return GuardTraits(
         reaches=reaches(settings),
         reads_tools=by_role is not None and by_role.tool is not None,
-        has_model=any(guard.family != PATTERNS for guard in _single_guards(settings)),
+        has_model=any(not is_finder(guard) for guard in single_guards(settings)),
     )
-
-
-def _single_guards(settings: Settings) -> list[GuardSettings]:
-    return [member.guard for member in settings.members.values()] or [settings.guard]
 
 
 def _key(service: ServiceSettings) -> str:

@@ -10,13 +10,18 @@ def is_service(guard: GuardSettings) -> bool:
 
 
 def has_model(guard: GuardSettings) -> bool:
-    """Whether the guard reads texts with a model, here or in its replicas: it is no service and no list of patterns."""
-    return not is_service(guard) and guard.family != families.PATTERNS
+    """Whether the guard reads texts with a model, here or in its replicas: it is no service and no finder."""
+    return not is_service(guard) and not is_finder(guard)
+
+
+def is_finder(guard: GuardSettings) -> bool:
+    """Whether the guard looks for places in a text, such as matches of patterns, without a model."""
+    return guard.family in families.FINDERS
 
 
 def is_remote(guard: GuardSettings) -> bool:
     """Whether replicas judge."""
-    return guard.runner == "http"
+    return guard.runner != "local"
 
 
 def runs_model(guard: GuardSettings) -> bool:

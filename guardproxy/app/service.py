@@ -5,7 +5,6 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from guardproxy import actions, wires
+from guardproxy import wires
 from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
 from guardproxy.app.apis import account, api_routes, apis_of, floor_for, nothing_else, own_path
@@ -24,10 +23,10 @@ from guardproxy.app.audit import follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.engine_link import EngineConnection
 from guardproxy.app.exclusions import exclusions_of
+from guardproxy.app.finders import action_openers, personal_masking
 from guardproxy.app.guards import (
     combined,
     local_guards,
-    matches,
     members,
     needs_engine,
     replica_guards,
@@ -47,8 +46,7 @@ from guardproxy.errors import ConfigError, GuardproxyError, error_codes
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.state import ServerState
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
-from guardproxy.policy import Policy
-from guardproxy.ports import Action, Sink, Wire
+from guardproxy.ports import Sink, Wire
 from guardproxy.registry import load
 from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
@@ -134,7 +132,14 @@ class Service:
 
     def _open_observers(self, sinks: Mapping[str, Sink]) -> Observers:
         audit = self._settings.audit
-        return Observers(sinks, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics)
+        return Observers(
+            sinks,
+            text=audit.text,
+            personal=personal_masking(self._settings),
+            required=audit.required,
+            passed=audit.passed,
+            metrics=self._metrics,
+        )
 
     def _account(self) -> Account:
         return account(self._settings, self._guard, floor_for(self._settings, alone=self._alone))
@@ -156,7 +161,7 @@ class Service:
             self._guard,
             self._observers,
             self._metrics,
-            _actions(settings),
+            action_openers(settings),
             max_characters=settings.limits.characters,
             after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
@@ -240,7 +245,7 @@ class Service:
         latest = {"in_force": not state.problems, "at": _iso(state.at), "problems": state.problems}
         about: dict[str, Any] = {"dtype": self._dtypes()}
         if self._remote:
-            about["replicas"] = {guard.name: guard.states() for guard in self._remote}
+            about["replicas"] = {guard.name: guard.about() for guard in self._remote}
         if not self._alone:
             about["upstreams"] = self._upstreams.states()
         return {**about, "reload": latest, "restart_needed": state.restart_needed}
@@ -359,7 +364,7 @@ class Service:
 
     async def _prepare(self, settings: Settings) -> Callable[[], None]:
         """What puts new policies in force, after the canaries. Raises ConfigError if the guard fails them."""
-        openers = _actions(settings)
+        openers = action_openers(settings)
         if reason := await self._pipeline.canaries(settings.policies.policies["default"]):
             raise ConfigError(reason)
 
@@ -386,12 +391,3 @@ async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 def _wires(names: Sequence[str] | None) -> list[Wire]:
     return [load(name, wires.REGISTRY, "wire") for name in (names if names is not None else wires.REGISTRY)]
-
-
-def _actions(settings: Settings) -> Mapping[str, Callable[[Policy], Action]]:
-    """The openers of every built-in action and of every `module:attribute` that a rule names."""
-    policies = settings.policies.policies.values()
-    sides = [side for one in policies for side in (one.user, one.assistant, one.tool or one.user)]
-    named = {rule.how for side in sides for rules in side.by_category.values() for rule in rules if rule.how}
-    openers = {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}
-    return {**openers, "mask": partial(openers["mask"], matches=matches(settings))}

@@ -17,6 +17,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from guardproxy.app.engine_keeper import EngineKeeper
+from guardproxy.app.engine_link import SERVED
 from guardproxy.app.peers import Handler, Peer, connected, listening
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.reloading import Gone, Reloader
@@ -145,6 +146,7 @@ class WorkerGroup:
     async def _join(self, worker: _RemoteWorker, _: object) -> Mapping[str, Any]:
         async with self._reloader.changing:
             self._members.append(worker)
+            (self._folder / SERVED).touch()
             new = self._reloader.text if self._reloader.text != self._first else None
             return {"text": new, "problems": self._reloader.problems}
 

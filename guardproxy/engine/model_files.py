@@ -1,5 +1,6 @@
 """Where the files of a model are. Without torch, whose import takes seconds: a wrong name is told at once."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -38,3 +39,22 @@ def locate(model: str) -> tuple[str, str | None]:
 def weights() -> Path:
     """The folder of the weights that ship in the package."""
     return Path(str(files("guardproxy") / "weights"))
+
+
+def why_not_loaded(error: Exception, *, hub: bool) -> str:
+    """Why a model from the hub or a directory does not load, and what the operator can do about it."""
+    text = str(error)
+    chain = f"{text} {error.__cause__}"
+    if hub and ("gated" in chain.lower() or re.search(r"\b40[13]\b", chain)):
+        return (
+            "the model is gated: accept its licence on huggingface.co with your account, then log in with "
+            "`hf auth login` or set HF_TOKEN, or name a local directory that holds it"
+        )
+    if hub and ("offline" in chain.lower() or "connect" in chain.lower() or "couldn't" in chain.lower()):
+        return (
+            "it is not in the local cache and huggingface.co cannot be reached: download it with `hf download` on a "
+            "machine that can reach it, and name the directory"
+        )
+    if isinstance(error, ImportError):
+        return f"a package is missing: {text.strip()}"
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__

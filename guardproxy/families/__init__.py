@@ -4,8 +4,10 @@ A family is data and pure functions. `REGISTRY` maps the name in `guard.family` 
 user's own family is named as `module:attribute` instead and needs no entry here.
 """
 
-# The family that looks for what `guard.patterns` lists, without a model or a service.
 PATTERNS = "patterns"
+PII = "pii"
+# Families without a model or a service, whose findings are places in a text: what `guard.patterns` lists, and entities.
+FINDERS = frozenset({PATTERNS, PII})
 # Families of moderation services, which are called over HTTP and have no local model.
 SERVICES = frozenset({"azure_content_safety", "openai_moderation", "perspective"})
 
@@ -16,6 +18,7 @@ REGISTRY: dict[str, str] = {
     "llama_guard": "guardproxy.families.llama_guard:open_family",
     "openai_moderation": "guardproxy.families.openai_moderation:open_family",
     "patterns": "guardproxy.families.patterns:open_family",
+    "pii": "guardproxy.families.pii:open_family",
     "perspective": "guardproxy.families.perspective:open_family",
     "qwen3guard": "guardproxy.families.qwen3guard:open_family",
     "shieldgemma": "guardproxy.families.shieldgemma:open_family",

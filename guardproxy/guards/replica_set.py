@@ -105,6 +105,8 @@ class ReplicaSet:
         try:
             async with asyncio.timeout(self._start_s):
                 identity = await one.link.identity()
+        except ConfigError as error:
+            return str(error)
         except (ReplicaFailed, TimeoutError) as failure:
             log.warning("replica_down", guard=self._guard, replica=one.link.name, reason=str(failure) or "no answer")
             return ""
@@ -114,7 +116,7 @@ class ReplicaSet:
 
     async def ensure_known(self, one: Replica) -> None:
         """Ask a replica what it is, unless that is known. Raises ReplicaFailed if it is another guard."""
-        if not one.standing.known and (problem := self._accepted(one, await one.link.identity())):
+        if not one.standing.known and (problem := self._accepted(one, await _said(one.link))):
             raise ReplicaFailed("failed", problem)
 
     def check_version(self, version: str) -> None:
@@ -171,7 +173,7 @@ class ReplicaSet:
         ending: Ending | None = None
         try:
             async with asyncio.timeout(self._check_every_s):
-                identity = await one.link.identity()
+                identity = await _said(one.link)
             self._accepted(one, identity)
             # Answers to this question do not make up for checks that fail.
             ending = None if was_known and not permit.probe else "answered"
@@ -215,3 +217,15 @@ class ReplicaSet:
         """Whether every replica is in use, and its counts, by its name."""
         now = self.clock()
         return {name: (one.standing.usable(now), one.counts) for name, one in self.by_name.items()}
+
+    def facts(self) -> dict[str, dict[str, str | int]]:
+        """What every replica was found to be able to do, by its name, of those of which it had to be found out."""
+        return {name: facts for name, one in self.by_name.items() if (facts := one.link.facts())}
+
+
+async def _said(link: ReplicaLink) -> GuardIdentity:
+    """What a replica says that it is. Raises ReplicaFailed, also if it can never judge for the guard."""
+    try:
+        return await link.identity()
+    except ConfigError as error:
+        raise ReplicaFailed("failed", str(error)) from error

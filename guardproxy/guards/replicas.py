@@ -120,6 +120,13 @@ class ReplicaGuard:
         """The state of every replica by its name."""
         return self._replicas.states()
 
+    def about(self) -> dict[str, ReplicaState | dict[str, str | int]]:
+        """The state of every replica by its name, with what it was found to be able to do, if that was asked."""
+        facts = self._replicas.facts()
+        return {
+            name: {"state": state, **facts[name]} if name in facts else state for name, state in self.states().items()
+        }
+
     def report(self) -> ReplicaReport:
         """Whether every replica is in use, and its counts, by its name."""
         return self._replicas.report()

@@ -1,14 +1,16 @@
-"""A guard without a model: it looks for what the configuration lists."""
+"""A guard without a model: it looks for places in a text, such as those of patterns."""
 
-from guardproxy.families.patterns import PatternFamily
+import asyncio
+
 from guardproxy.offload import computed
+from guardproxy.patterns import Finder
 from guardproxy.types import Check, Verdict
 
 
-class PatternGuard:
-    """Looks for patterns in the judged text alone, without its conversation. Implements ports.Guard."""
+class FinderGuard:
+    """Looks for what its family finds in the judged text alone, without its conversation. Implements ports.Guard."""
 
-    def __init__(self, name: str, family: PatternFamily) -> None:
+    def __init__(self, name: str, family: Finder) -> None:
         self.name = name
         self.taxonomy = family.taxonomy
         self._family = family
@@ -16,13 +18,16 @@ class PatternGuard:
     async def judge(self, check: Check) -> Verdict:
         """The verdict: every hit. Long texts are searched on a thread."""
         text = check.turn.text
-        return await computed(len(text), self._family.verdict, text, self.name, unfinished=check.unfinished)
+        return await computed(
+            len(text) * self._family.weight, self._family.verdict, text, self.name, unfinished=check.unfinished
+        )
 
     def forget(self, stream: str) -> None:
         """Do nothing: nothing is kept for a stream."""
 
     async def start(self) -> None:
-        """Do nothing: the patterns are compiled when they are opened."""
+        """Load what the family needs. Raises ConfigError if it cannot."""
+        await asyncio.to_thread(self._family.load)
 
     async def close(self) -> None:
         """Do nothing."""

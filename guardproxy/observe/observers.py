@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -13,11 +13,12 @@ from guardproxy.errors import AuditUnavailable
 from guardproxy.observe.masking import TextRule
 from guardproxy.observe.metrics import Metrics
 from guardproxy.observe.records import masked_record
-from guardproxy.offload import computed
+from guardproxy.offload import computed_aside
 from guardproxy.ports import Sink
 from guardproxy.types import Record
 
-_BATCH_RECORDS = 128  # the most records in one write, which takes the event loop some 10 ms
+_BATCH_RECORDS = 128  # the most records in one write
+_BATCH_CHARACTERS = 1024 * 1024  # and the most characters, unless a single record has more
 _GATHER_S = 0.1  # how long a record waits for others: a transaction costs as much as a dozen records in it
 _QUEUE_CHARACTERS = 64 * 1024 * 1024  # the most characters of text in the queue of one sink
 _ATTEMPTS = 3
@@ -50,9 +51,12 @@ class Receipt:
 class _PendingRecord:
     """A record on its way to the sinks. It is masked once, for all sinks."""
 
-    def __init__(self, record: Record, rule: TextRule, receipt: Receipt | None) -> None:
+    def __init__(
+        self, record: Record, rule: TextRule, receipt: Receipt | None, personal: Callable[[str], str] | None
+    ) -> None:
         self._record = record
         self._rule = rule
+        self._personal = personal
         self._receipt = receipt
         self._masked: Record | None = None
         self.characters = len(record.text) + len(record.error) + len(record.origin.model)
@@ -61,7 +65,7 @@ class _PendingRecord:
     def masked(self) -> Record:
         # Two threads may mask a record at the same time: they find the same.
         if self._masked is None:
-            self._masked = masked_record(self._record, self._rule)
+            self._masked = masked_record(self._record, self._rule, self._personal)
         return self._masked
 
     def settle(self, *, stored: bool) -> None:
@@ -72,7 +76,7 @@ class _PendingRecord:
 
 async def _masked(batch: "Sequence[_QueuedRecord]") -> list[Record]:
     """Mask the records of a batch, long ones on a thread."""
-    return await computed(sum(item.characters for item, _ in batch), lambda: [item.masked() for item, _ in batch])
+    return await computed_aside(sum(item.characters for item, _ in batch), lambda: [item.masked() for item, _ in batch])
 
 
 # A record, and the future that waits until it is stored.
@@ -153,7 +157,13 @@ class _SinkQueue:
                     await self._due.wait()
 
     async def _write_batch(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH_RECORDS))]
+        batch = [self._waiting.popleft()]
+        characters = batch[0][0].characters
+        while self._waiting and len(batch) < _BATCH_RECORDS:
+            characters += self._waiting[0][0].characters
+            if characters > _BATCH_CHARACTERS:
+                break
+            batch.append(self._waiting.popleft())
         self._characters -= sum(item.characters for item, _ in batch)
         try:
             await self._write(await _masked(batch))
@@ -214,10 +224,11 @@ class Observers:
     """Hands the record of every judged turn to the sinks and to the metrics.
 
     `sinks` maps names, as used in metrics and logs, to sinks. `text` is applied to the text of a record before any sink
-    gets it. With `required`, `record` waits until every sink has stored the records, and raises if a sink fails. If
-    `passed` is "sampled", sinks get the records of passed turns only from the sample of requests (`Record.sampled`).
-    `queue_size` is the most records queued for each sink; `write_timeout_s` bounds a write including its retries. A
-    record waits `gather_s` seconds for others, unless `required`.
+    gets it; under `redacted`, `personal` masks further personal data in it. With `required`, `record` waits until every
+    sink has stored the records, and raises if a sink fails. If `passed` is "sampled", sinks get the records of passed
+    turns only from the sample of requests (`Record.sampled`). `queue_size` is the most records queued for each sink;
+    `write_timeout_s` bounds a write including its retries. A record waits `gather_s` seconds for others, unless
+    `required`.
     """
 
     def __init__(
@@ -225,6 +236,7 @@ class Observers:
         sinks: Mapping[str, Sink],
         *,
         text: TextRule = "redacted",
+        personal: Callable[[str], str] | None = None,
         required: bool = False,
         passed: PassedRule = "all",
         metrics: Metrics,
@@ -235,6 +247,7 @@ class Observers:
         for name in sinks:
             metrics.begin_sink(name)
         self._text: TextRule = text
+        self._personal = personal
         self.required = required
         self._passed: PassedRule = passed
         self._metrics = metrics
@@ -276,7 +289,7 @@ class Observers:
             self._metrics.decision(record)
             if not self._is_kept(record):
                 continue
-            item = _PendingRecord(record, self._text, receipts.get(record.id))
+            item = _PendingRecord(record, self._text, receipts.get(record.id), self._personal)
             for queue in self._queues:
                 done = loop.create_future() if self.required else None
                 queue.put(item, done)

@@ -64,14 +64,17 @@ _NOTES: Final = frozenset(
 _LANGUAGES: Final = re.compile(r"language: (?:[a-z]{2}|other)(?:, (?:[a-z]{2}|other))*")
 
 
-def masked_record(record: Record, rule: TextRule) -> Record:
+def masked_record(record: Record, rule: TextRule, personal: Callable[[str], str] | None = None) -> Record:
     """The record that sinks may see.
 
     Credentials are masked in all strings under every rule, personal data in the strings that a client can choose under
     `redacted`, `hash` and `none`. Under `hash` and `none` no text of a client or model remains beside the hash: errors
     are left out, paths keep only the protocols' own keys, notes only fixed texts, and findings have no labels.
+    `personal` masks further personal data in the record's text, under `redacted`.
     """
     changes = _changes(record, rule)
+    if personal is not None and rule == "redacted":
+        changes["text"] = apply_text_rule(personal(record.text), rule)
     exact = record.text == changes.get("text", record.text) != "" and not record.late
     return replace(record, **changes, exact=exact)
 

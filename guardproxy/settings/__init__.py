@@ -21,7 +21,7 @@ from guardproxy.settings.model_alerts import AlertSettings, ReceiverSettings
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
-from guardproxy.settings.model_replicas import ReplicaSettings
+from guardproxy.settings.model_replicas import CompletionsSettings, ReplicaSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
 from guardproxy.settings.model_upstreams import (
     GroupSettings,
@@ -46,6 +46,7 @@ __all__ = [
     "AuditSettings",
     "ByRoleSettings",
     "Catalogue",
+    "CompletionsSettings",
     "ConsoleKeySettings",
     "ConsoleSettings",
     "GroupSettings",

@@ -13,7 +13,8 @@ from guardproxy.types import Side
 
 DEFAULT_PRESET: PresetName = "balanced"
 _THREAD = "thread"
-_OTHERS = frozenset({"patterns", "all", "cascade", "by_language", "by_role"})
+_FAMILY = "classifier"  # of the embedded guard
+_OTHERS = frozenset({"all", "cascade", "by_language", "by_role"})
 _NONE, _NO_SHIFT = Node(None, START, START), Node(0.0, START, START)
 
 
@@ -59,7 +60,8 @@ def _is_embedded(guard: Node | None) -> bool:
     if guard is None:
         return True
     named = {key: node.value for key, node in guard.entries() if node.value is not None}
-    return named.get("model", EMBEDDED) == EMBEDDED and not _OTHERS.intersection(named)
+    of_family = named.get("family", _FAMILY) == _FAMILY
+    return of_family and named.get("model", EMBEDDED) == EMBEDDED and not _OTHERS.intersection(named)
 
 
 def _calibration(root: Node) -> Calibration:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guardproxy.offload import computed
-from guardproxy.pipeline import Exchange, Pipeline
+from guardproxy.pipeline import Exchange, Pipeline, RequestReview
 from guardproxy.policy import Policy
 from guardproxy.ports import Request, Wire
 from guardproxy.web.apis import ApiParts, GuardApi
@@ -52,13 +52,18 @@ class ChatApi(GuardApi, ABC):
             return ChatReview(refused=review.refusal.message)
         if review.body == raw:
             return ChatReview()
-        body = json.loads(review.body)
-        kept, left_out = iter(body["messages"]), _left_out(request, review.dropped)
-        messages = [
-            _withheld(message, case.policy) if index in left_out else next(kept)
-            for index, message in enumerate(chat["messages"])
-        ]
-        return ChatReview(body={**body, "messages": messages})
+        return await computed(size, _changed, chat, request, review, case.policy)
+
+
+def _changed(chat: Mapping[str, Any], request: Request, review: RequestReview, policy: Policy) -> ChatReview:
+    """A chat that goes on with other texts."""
+    body = json.loads(review.body)
+    kept, left_out = iter(body["messages"]), _left_out(request, review.dropped)
+    messages = [
+        _withheld(message, policy) if index in left_out else next(kept)
+        for index, message in enumerate(chat["messages"])
+    ]
+    return ChatReview(body={**body, "messages": messages})
 
 
 def _left_out(request: Request, dropped: Sequence[int]) -> set[int]:

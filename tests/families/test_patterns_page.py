@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from guardproxy.app import catalogue
-from guardproxy.app.guards import open_patterns
+from guardproxy.app.finders import open_finder
 from guardproxy.families.patterns.secrets import FORMATS
 from guardproxy.settings import load_text
 from tests.families.test_patterns import found
@@ -16,7 +16,7 @@ def test_the_example_finds_what_the_table_says() -> None:
     """Every row: the category of the first match and its text, or none."""
     example, *_ = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     settings = load_text(example, "patterns.md", {}, catalogue())
-    family = open_patterns(settings.members["house"].guard)
+    family = open_finder(settings.members["house"].guard)
     rows = re.findall(r"^\| `([^`]*)` \| (?:`(\w+)`|none) \| (?:`([^`]*)` )?\|$", PAGE, re.MULTILINE)
     assert len(rows) == 6
     for text, category, match in rows:

@@ -262,6 +262,23 @@ PROCESS: Final = (
         note="the other workers go on, and a new one takes its place",
     ),
     Fault(
+        "stop-start",
+        "gets SIGTERM or SIGINT while it starts",
+        0,
+        end="closed",
+        records=(),
+        note="at once, also as the first process of a container: a model that still loads is not waited for",
+    ),
+    Fault(
+        "engine-start",
+        "has several workers, the process that runs their guard's model cannot load it again, and a worker starts",
+        503,
+        "not_ready",
+        records=(),
+        metrics=_failure("not_ready"),
+        note="the worker waits, and the others answer `guard_unavailable`, until the model can be loaded",
+    ),
+    Fault(
         "engine",
         "has several workers, and the process that runs their guard's model is killed",
         503,

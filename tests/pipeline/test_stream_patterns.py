@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.families.patterns import open_family
-from guardproxy.guards.rules import PatternGuard
+from guardproxy.guards.rules import FinderGuard
 from guardproxy.patterns import CategoryPatterns, Reach
 from guardproxy.pipeline.reach import reach_of
 from guardproxy.pipeline.traits import GuardTraits
@@ -52,7 +52,7 @@ PIECES = (
 )
 
 
-class Delayed(PatternGuard):
+class Delayed(FinderGuard):
     """The guard, with some turns of the event loop before each answer."""
 
     def __init__(self, turns: list[int]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from guardproxy.app import catalogue
-from guardproxy.app.guards import guard_name, reaches, traits
+from guardproxy.app.finders import reaches
+from guardproxy.app.guards import guard_name, traits
 from guardproxy.app.languages import languages_read
 from guardproxy.errors import ConfigError
 from guardproxy.patterns import Reach

@@ -4,34 +4,23 @@ A hit of any pattern of a category is a finding of it, with the category's proba
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import chain
 
 from guardproxy.errors import ConfigError
 from guardproxy.families.patterns.expressions import Expression, Expressions
 from guardproxy.families.patterns.phrases import Phrases
 from guardproxy.families.patterns.secrets import FORMATS
-from guardproxy.patterns import CategoryPatterns, Reach, widest
-from guardproxy.types import Category, Finding, Span, Taxonomy, Verdict
+from guardproxy.patterns import CategoryPatterns, Hit, Reach, findings_of, widest, without_escapes
+from guardproxy.types import Category, Finding, Taxonomy, Verdict
 
 FAMILY = "patterns"
-# Escapes of JSON for white space and quotation marks, also of JSON within JSON. Their letters belong to no word.
-_ESCAPES = re.compile(r'(?<!\\)\\++[nrtbf"/]')
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A match: where in the text, of which category, and the kind of pattern as the configuration names it."""
-
-    span: Span
-    category: str
-    label: str
 
 
 class PatternFamily:
-    """Finds what a configuration names. Build it with `open_family`."""
+    """Finds what a configuration names; the label of a hit is the kind of pattern. Build it with `open_family`."""
+
+    weight = 1
 
     def __init__(
         self,
@@ -49,6 +38,9 @@ class PatternFamily:
         self._phrases = phrases
         self._nothing = tuple(Finding(category, 0.0) for category in probabilities)
 
+    def load(self) -> None:
+        """Do nothing: the patterns are compiled when the family is opened."""
+
     def hits(self, text: str, *, unfinished: bool = False) -> list[Hit]:
         """Every match, in the order of the text.
 
@@ -57,33 +49,20 @@ class PatternFamily:
 
         A text may be JSON, as the arguments of tool calls are. So it is read with spaces for the escapes as well.
         """
-        texts = dict.fromkeys((text, _ESCAPES.sub(_spaces, text)) if "\\" in text else (text,))
+        texts = dict.fromkeys((text, without_escapes(text)))
         found = chain.from_iterable(
             chain(self._expressions.find(one, unfinished), self._phrases.find(one, unfinished)) for one in texts
         )
-        return [Hit(*hit) for hit in sorted(set(found))]
+        return [Hit(*hit, self._probabilities[hit[1]]) for hit in sorted(set(found))]
 
     def verdict(self, text: str, guard: str, *, unfinished: bool = False) -> Verdict:
         """The verdict on a text: every category, those without a hit with probability 0."""
-        hits = self.hits(text, unfinished=unfinished)
         findings, unsafe, span = self._nothing, 0.0, None
-        if hits:
-            first: dict[str, Hit] = {}
-            for hit in hits:
-                first.setdefault(hit.category, hit)
-            findings = tuple([self._finding(finding, first.get(finding.category)) for finding in findings])
+        if hits := self.hits(text, unfinished=unfinished):
+            findings = findings_of(hits, self._nothing)
             most = max(findings, key=lambda finding: finding.probability)
             unsafe, span = most.probability, most.span
         return Verdict(unsafe, findings, guard, f"{self.taxonomy.id}@{self.taxonomy.version}", span=span)
-
-    def _finding(self, nothing: Finding, hit: Hit | None) -> Finding:
-        if hit is None:
-            return nothing
-        return Finding(hit.category, self._probabilities[hit.category], hit.label, span=hit.span)
-
-
-def _spaces(escape: re.Match[str]) -> str:
-    return " " * len(escape.group())  # as long, so that places stay
 
 
 def open_family(

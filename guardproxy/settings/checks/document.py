@@ -44,6 +44,7 @@ def check(
         *upstream.upstreams(root, catalogue),
         *guards.guards(root, document, catalogue, categories),
         *patterns.masked(root),
+        *patterns.without_unsafe(root),
         *taxonomies.taxonomies(root),
         *_wires(root, catalogue),
         *_paths(root),

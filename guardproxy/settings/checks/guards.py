@@ -7,7 +7,7 @@ from guardproxy.languages import CODES
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks import replicas
-from guardproxy.settings.checks.patterns import FAMILY, patterns
+from guardproxy.settings.checks.patterns import FAMILY, PII, finders
 from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.model import EMBEDDED, EMBEDDED_PARTS, MULTILINGUAL, Document
@@ -190,9 +190,10 @@ def _single_guard(path: SettingPath, guard: Node, catalogue: Catalogue) -> Itera
         message = catalogue.name_error(name, catalogue.families, "family")
         if message:
             yield Problem(family.position, (*path, "family"), message)
-    yield from patterns(path, guard, name)
-    if name == FAMILY:
+    yield from finders(path, guard, name)
+    if name in (FAMILY, PII):
         yield from replicas.local_only(path, guard)
+        yield from _unknown_options(path, guard, name, catalogue) if name == PII else ()
         return
     if replicas.is_remote(guard):
         yield from replicas.remote(path, guard)
@@ -201,13 +202,20 @@ def _single_guard(path: SettingPath, guard: Node, catalogue: Catalogue) -> Itera
     elif name in catalogue.families:
         yield from _local_model(path, guard, name)
     yield from replicas.replicas(path, guard)
+    service = f"the family {name} is a service" if name in catalogue.services else ""
+    classifier = f"the family {name} reads classifiers" if name == _EMBEDDED_FAMILY else ""
+    yield from replicas.completions(path, guard, no_model=service or classifier)
     device = guard.get("device")
     if device and device.text() and not _DEVICE.fullmatch(device.text() or ""):
         yield Problem(device.position, (*path, "device"), "must be auto, cpu, cuda or cuda:N")
+    yield from _unknown_options(path, guard, name, catalogue)
+
+
+def _unknown_options(path: SettingPath, guard: Node, family: str, catalogue: Catalogue) -> Iterator[Problem]:
     options = guard.get("options")
-    for option, node in options.entries() if options and name in catalogue.options else []:
-        if option not in catalogue.options[name]:
-            message = "unknown option; " + suggestion(option, sorted(catalogue.options[name]))
+    for option, node in options.entries() if options and family in catalogue.options else []:
+        if option not in catalogue.options[family]:
+            message = "unknown option; " + suggestion(option, sorted(catalogue.options[family]))
             yield Problem(node.key_position, (*path, "options", option), message)
 
 
