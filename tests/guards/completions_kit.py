@@ -110,7 +110,7 @@ class Server:
         ranked = {token: share * (1e40 if token in forced else 1) for token, share in shares.items()}
         total = sum(ranked.values())
         shown = {token: share / total for token, share in ranked.items()} if self.bias == "biased" else shares
-        chosen = max(ranked, key=lambda token: ranked[token])
+        chosen = max(shares, key=lambda token: (token in forced, shares[token]))
         first = sorted(shown, key=lambda token: -shown[token])[: min(self.top, body["logprobs"])]
         usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 7}}
         return httpx.Response(200, json={"choices": [self._choice(chosen, first, shown)], "usage": usage})

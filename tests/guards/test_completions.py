@@ -329,7 +329,10 @@ KEYS = st.sampled_from(["tokens", "token_logprobs", "top_logprobs", "content", "
 LEAF = st.none() | st.booleans() | st.floats() | st.text()
 
 
-@given(st.recursive(LEAF, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)))
+ENTRY = LEAF | st.dictionaries(KEYS | st.text(), LEAF | st.lists(st.dictionaries(KEYS, LEAF)))
+
+
+@given(ENTRY | st.lists(ENTRY) | st.dictionaries(KEYS, ENTRY | st.lists(ENTRY)))
 @settings(max_examples=200)
 def test_any_json_is_read_or_refused(value):
     """No answer of a server raises anything but ReplicaFailed."""

@@ -18,6 +18,7 @@ from guardproxy.settings.model import Document
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
 ENV = {
+    "VLLM_KEY": "vllm-key",
     "OPENAI_API_KEY": "k",
     "AZURE_API_KEY": "k",
     "ANTHROPIC_API_KEY": "k",

@@ -66,7 +66,7 @@ class ModelTokenizer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Probed:
     """What a server was found to be."""
 
     abilities: Abilities
@@ -101,8 +101,8 @@ class CompletionsLink:
         self._options = replace(options, floor=floor_of(family, options.floor))
         self._calls = asyncio.Semaphore(options.calls)
         self._judging = 0
-        self._known: _Known | None = None
-        self._finding: asyncio.Task[_Known] | None = None
+        self._known: _Probed | None = None
+        self._finding: asyncio.Task[_Probed] | None = None
 
     def facts(self) -> dict[str, str | int]:
         """What the server was found to be able to do; {} as long as it was not asked."""
@@ -149,7 +149,7 @@ class CompletionsLink:
             self._finding.cancel()
         await self._api.close()
 
-    async def _judged(self, known: _Known, check: Check, began: float) -> Verdict:
+    async def _judged(self, known: _Probed, check: Check, began: float) -> Verdict:
         prompts = self._family.render(check)
         if len(check.turn.text) > _LONG_TEXT:
             windows = await asyncio.to_thread(lambda: [known.encode(prompt) for prompt in prompts])
@@ -173,13 +173,13 @@ class CompletionsLink:
 
     # --- what the server is ---------------------------------------------------------------------------------------
 
-    async def _found(self) -> _Known:
+    async def _found(self) -> _Probed:
         # A probe takes longer than the questions whether a server is there: one that is given up goes on.
         if self._finding is None or self._finding.done():
             self._finding = asyncio.ensure_future(self._find())
         return await asyncio.shield(self._finding)
 
-    async def _find(self) -> _Known:
+    async def _find(self) -> _Probed:
         described = await self._api.described()
         stored, texts = await self._tokenizer.loaded()
         context = self._options.context or described.get(_CONTEXT)
@@ -200,6 +200,6 @@ class CompletionsLink:
         identity = GuardIdentity(
             self._guard, f"{taxonomy.id}@{taxonomy.version}", f"{version} ({self._guard})", self._options.floor
         )
-        self._known = _Known(abilities, encoder, texts, identity, context)
+        self._known = _Probed(abilities, encoder, texts, identity, context)
         log.info("completions_server", guard=self._guard, replica=self.name, **self.facts())
         return self._known
