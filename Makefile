@@ -66,6 +66,9 @@ evaluation: install
 	$(BIN)/guardproxy evaluate $(DATA)/*.jsonl.gz --guard embedded --json | $(BIN)/python -m bench.evaluation_tables docs/evaluation.md
 	$(BIN)/python -m bench.slices docs/evaluation.md $(DATA)
 	$(BIN)/python -m bench.robustness docs/evaluation.md $(DATA)
+	$(BIN)/python -m bench.replies docs/evaluation.md $(DATA)
+	$(BIN)/python -m bench.second_reading docs/evaluation.md $(DATA)
+	$(BIN)/python -m bench.parts docs/evaluation.md $(DATA)
 	$(BIN)/python -m bench.escapes docs/escapes.md
 
 # The thresholds of `serve --preset`, found anew: after the weights have changed. They also go into README and the docs.
