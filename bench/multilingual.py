@@ -6,9 +6,10 @@ The first table has the area under the ROC curve of dev/multijail (harmful) agai
 in languages that both sets have; a language of only one set is measured against the other set's rows of all languages.
 The threshold is the lowest at which at most --most of the harmless rows of every language are stopped; the table has
 the shares of harmless and harmful rows that it stops. The harmless rows are questions and sentences from
-encyclopaedias, unlike harmful requests in more than harm, so the figures flatter. The second table has the texts of
-`training/multilingual_*.jsonl` that are held out, at the same threshold: most of the harmless ones are twins of the
-harmful ones, and much harder.
+encyclopaedias, unlike harmful requests in more than harm, so the figures flatter. The second table has the shares that
+the presets stop by their rules for user turns, which were fitted to the embedded guard. Then come the same tables for
+the texts of `training/multilingual_*.jsonl` that are held out, at the same threshold: most of the harmless ones are
+twins of the harmful ones, and much harder.
 """
 
 from __future__ import annotations
@@ -26,12 +27,19 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that the file also runs as a script
 
+from guardproxy import app  # noqa: E402
+from guardproxy.families import classifier  # noqa: E402
+from guardproxy.policy import PRESETS, decide  # noqa: E402
+from guardproxy.ports import Reading  # noqa: E402
+from guardproxy.settings import MULTILINGUAL, load  # noqa: E402
+from guardproxy.types import Check, Conversation, Message, Part, Verdict  # noqa: E402
 from training import fit, measure  # noqa: E402
 from training.mixture import read_rows  # noqa: E402
 from training.multilingual import language_of, turns  # noqa: E402
 
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Sequence[float]]  # by language
+Judged = Mapping[str, Sequence[Verdict]]  # by language
 
 
 def area(harmful: Sequence[float], harmless: Sequence[float]) -> float:
@@ -45,10 +53,19 @@ def threshold(harmless: Scores, most: float) -> float:
     return max(sorted(scores)[len(scores) - 1 - int(most * len(scores))] for scores in harmless.values())
 
 
-def share(scores: Sequence[float], limit: float) -> str:
-    """How many of the scores are above the limit, in percent and in numbers."""
-    stopped = sum(score > limit for score in scores)
-    return f"{100 * stopped / len(scores):.1f} % ({stopped}/{len(scores)})" if scores else "-"
+def share(stopped: Sequence[bool]) -> str:
+    """The share that is stopped, in percent and in numbers."""
+    return f"{100 * sum(stopped) / len(stopped):.1f} % ({sum(stopped)}/{len(stopped)})" if stopped else "-"
+
+
+def above(scores: Sequence[float], limit: float) -> str:
+    """The share of the scores above the limit."""
+    return share([score > limit for score in scores])
+
+
+def unsafe(judged: Judged) -> Scores:
+    """P(unsafe) by language."""
+    return {language: [verdict.unsafe for verdict in verdicts] for language, verdicts in judged.items()}
 
 
 def table(harmful: Scores, harmless: Scores, limit: float) -> None:
@@ -59,27 +76,61 @@ def table(harmful: Scores, harmless: Scores, limit: float) -> None:
         bad, good = harmful.get(language, ()), harmless.get(language, ())
         note = "" if bad and good else " *"
         value = area(bad or every_bad, good or every_good)
-        print(f"| {language} | {value:.3f}{note} | {share(good, limit)} | {share(bad, limit)} |")
-    print(f"| all | {area(every_bad, every_good):.3f} | {share(every_good, limit)} | {share(every_bad, limit)} |")
+        print(f"| {language} | {value:.3f}{note} | {above(good, limit)} | {above(bad, limit)} |")
+    print(f"| all | {area(every_bad, every_good):.3f} | {above(every_good, limit)} | {above(every_bad, limit)} |")
     if set(harmful) != set(harmless):
         print("\n* against the rows of all languages of the other side")
 
 
+def presets_table(harmful: Judged, harmless: Judged) -> None:
+    """Print a line for every language, and one for all: what each preset stops."""
+    policies = {preset: load(None, {}, app.catalogue(), preset).policies.policies["default"] for preset in PRESETS}
+    heads = [f"`{preset}`: {side} stopped" for preset in policies for side in ("harmless", "harmful")]
+    print(f"\n| language | {' | '.join(heads)} |\n|---|{'--:|' * len(heads)}")
+
+    def line(name: str, sides: Sequence[Sequence[Verdict]]) -> None:
+        cells = [
+            share([decide(policy, "user", verdict).action in ("block", "rewrite") for verdict in side])
+            for policy in policies.values()
+            for side in sides
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+    for language in sorted({*harmful, *harmless}):
+        line(language, (harmless.get(language, ()), harmful.get(language, ())))
+    line("all", [[verdict for verdicts in side.values() for verdict in verdicts] for side in (harmless, harmful)])
+
+
 class Judge:
-    """Gives texts the guard's calibrated probability of `unsafe`."""
+    """Gives texts the guard's verdicts as user turns."""
 
     def __init__(self, folder: Path) -> None:
         self._model = fit.trained_model(folder).eval()
         self._tokenizer = fit.load_tokenizer(folder)
         self._calibration = json.loads((folder / "calibration.json").read_text("utf-8"))
+        self._family = classifier.open_family()
 
-    def by_language(self, texts: Sequence[tuple[str, str]]) -> dict[str, list[float]]:
-        """The probabilities of (language, text) pairs, by language."""
+    def by_language(self, texts: Sequence[tuple[str, str]]) -> dict[str, list[Verdict]]:
+        """The verdicts on (language, text) pairs, by language."""
         logits = fit.text_logits(self._model, self._tokenizer, [(None, text) for _, text in texts])
-        out: dict[str, list[float]] = defaultdict(list)
-        for (language, _), chance in zip(texts, measure.probabilities(logits, self._calibration)[:, 0], strict=True):
-            out[language].append(float(chance))
+        out: dict[str, list[Verdict]] = defaultdict(list)
+        for (language, text), row in zip(texts, measure.probabilities(logits, self._calibration), strict=True):
+            check = Check(Conversation((Message("user", (Part("text", text),)),)), "user")
+            reading = Reading(tuple(float(chance) for chance in row))
+            out[language].append(self._family.parse(check, [reading], MULTILINGUAL))
         return out
+
+
+def calibration_error(harmful: Judged, harmless: Judged) -> float:
+    """The expected calibration error of P(unsafe), over all languages."""
+    pairs = [
+        (truth, verdict.unsafe)
+        for truth, side in ((1.0, harmful), (0.0, harmless))
+        for verdicts in side.values()
+        for verdict in verdicts
+    ]
+    truth, chance = np.array(pairs).T
+    return measure.calibration_error(truth, chance)
 
 
 def main() -> None:
@@ -95,15 +146,18 @@ def main() -> None:
         for name in ("multijail", "benign_multilingual")
     ]
     harmful, harmless = (judge.by_language(side) for side in sides)
-    limit = threshold(harmless, options.most)
+    limit = threshold(unsafe(harmless), options.most)
     print(f"threshold {limit:.4f}: it stops at most {100 * options.most:g} % of the harmless rows of any language")
     print("\ndev/multijail and dev/benign_multilingual")
-    table(harmful, harmless, limit)
+    table(unsafe(harmful), unsafe(harmless), limit)
+    presets_table(harmful, harmless)
     held = turns(held_out=True)
     if held:
         own = [[(t.language, t.text) for t in held if bool(t.categories) == is_bad] for is_bad in (True, False)]
-        print("\nthe project's own texts that are held out")
-        table(judge.by_language(own[0]), judge.by_language(own[1]), limit)
+        bad, good = (judge.by_language(side) for side in own)
+        print(f"\nthe project's own texts that are held out, calibration error {calibration_error(bad, good):.3f}")
+        table(unsafe(bad), unsafe(good), limit)
+        presets_table(bad, good)
 
 
 if __name__ == "__main__":

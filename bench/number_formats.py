@@ -1,7 +1,8 @@
 """The speed of guards in every number format of a CPU, relative to plain float32 in the same run.
 
     python -m bench.number_formats              both models of the embedded guard, SmolLM2; some minutes of one core
-    python -m bench.number_formats --quick      two rounds, and 16 checks of SmolLM2 instead of 64
+    python -m bench.number_formats --quick      fewer rounds, and 16 checks of SmolLM2 instead of 64
+    python -m bench.number_formats --only embedded-small --rounds 5 --lengths 100
 
 The formats take turns. Times are CPU seconds of one thread, the least of all rounds, so that other load counts little.
 "Products" are the matrix products of the linear layers alone, with the same weights and numbers of rows: what a check
@@ -11,7 +12,7 @@ costs beyond them is attention, norms and Python.
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.engine import smollm  # sets the wait policy, before torch is imported
@@ -26,6 +27,8 @@ from guardproxy.engine.runner import WorkItem
 from guardproxy.ports import ClassLogits, Piece, Prompt
 
 CPU = torch.device("cpu")
+ENCODERS = {"embedded-small": 16, "embedded-large": 8}  # the rounds of each
+GENERATIVE = "smollm2"
 FORMATS = [NumberFormat(dtype, packed) for dtype in (torch.float32, torch.bfloat16) for packed in (False, True)]
 
 
@@ -59,7 +62,7 @@ def products(runner: ClassifierRunner, rows: int, size: int, inner: int) -> Call
     return act
 
 
-def encoder_rows(name: str, loaded: LoadedModel, lengths: tuple[int, ...], rounds: int) -> None:
+def encoder_rows(name: str, loaded: LoadedModel, lengths: Sequence[int], rounds: int) -> None:
     """Print the rows of an encoder, for each length and batch."""
     config = loaded.model.config
     runners = {each.name: ClassifierRunner(loaded, CPU, threads=1, number_format=each) for each in FORMATS}
@@ -105,22 +108,24 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    parser.add_argument("--only", choices=(*ENCODERS, GENERATIVE), help="one model instead of all")
+    parser.add_argument("--rounds", type=int, help="the rounds of a check at batch 1 (a quarter at 32), and of SmolLM2")
+    parser.add_argument("--lengths", type=int, nargs="+", default=(30, 100), help="tokens of the encoders' checks")
+    args = parser.parse_args()
     torch.set_num_threads(1)
     names = [each.name for each in FORMATS]
     print(machine(), torch.__version__)
-    encoders = {
-        "embedded-small": (load_classifier("embedded-small", CPU, torch.float32), (30, 100), 4 if quick else 16),
-        "embedded-large": (load_classifier("embedded-large", CPU, torch.float32), (30, 100), 2 if quick else 8),
-    }
-    for name, (loaded, _, _) in encoders.items():
+    chosen = (args.only,) if args.only else (*ENCODERS, GENERATIVE)
+    encoders = {name: load_classifier(name, CPU, torch.float32) for name in chosen if name in ENCODERS}
+    for name, loaded in encoders.items():
         print(f"{name}: auto is", choose_format("auto", linear_sizes(loaded.model.base_model.encoder)).name)
     print(f"\n| check | {names[0]} | times its speed: " + " | ".join(names[1:]), end=" | ")
     print("times its products: " + " | ".join(names) + " |\n|---|" + "--:|" * (2 * len(names)))
-    for name, (loaded, lengths, rounds) in encoders.items():
-        encoder_rows(name, loaded, lengths, rounds)
-    with torch.inference_mode():
-        generative_rows(16 if quick else 64, 1 if quick else 3)
+    for name, loaded in encoders.items():
+        encoder_rows(name, loaded, args.lengths, args.rounds or ENCODERS[name] // (4 if args.quick else 1))
+    if GENERATIVE in chosen:
+        with torch.inference_mode():
+            generative_rows(16 if args.quick else 64, args.rounds or (1 if args.quick else 3))
 
 
 if __name__ == "__main__":

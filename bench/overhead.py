@@ -1,6 +1,6 @@
 """Measure guardproxy's overhead over a bare pass-through, both in front of the same upstream in the same run.
 
-    python bench/overhead.py [--quick] [--json FILE] [--valgrind] [--audit] [--guards] [--variants NAME ...]
+    python bench/overhead.py [--quick] [--json FILE] [--valgrind] [--audit] [--guards] [--shared] [--variants NAME ...]
 
 Upstream, proxy and clients are separate processes on loopback. `bare` is a plain pass-through with starlette and httpx
 over the same transport; `bare_httpcore` is `bare` over httpx's own transport; `guardproxy` is complete except for the
@@ -12,7 +12,8 @@ has no store, `audited` writes full batches to SQLite (`audit.required: false`),
 `audited_slow` few records at a time, `audited_log` to the log as well; `audited_sampled` has `audit.passed: sampled`.
 All threads count, until every record is written. `--guards` compares where the guard is, with new texts that no cache
 knows: in the proxy's process (`uncached`), behind the `socket` of the process that workers share, and behind `http`.
-The instructions (`--valgrind`) are the proxy's own.
+The instructions (`--valgrind`) are the proxy's own. `--shared` compares what shared state in a real Redis adds to a
+request with two checks, none in the cache of the process: all are found, none is, or the server is down.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from typing import Any, Self
 VARIANTS = ("bare", "bare_httpcore", "guardproxy")
 AUDITED = ("guardproxy", "audited", "audited_slow", "audited_log", "audited_sampled")
 GUARDS = ("uncached", "socket", "http")
+SHARED = ("own", "shared_found", "shared_new", "shared_down")
 RECORDS = 2  # of a whole reply: its turn and the reply
 TURNS = [
     *((role, f"{role} {number}: tell me more. " * 8) for number in range(9) for role in ("user", "assistant")),
@@ -348,17 +350,19 @@ def main() -> None:
     parser.add_argument("--valgrind", action="store_true", help="count user instructions in a simulated CPU instead")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="the proxies; bare is needed")
     parser.add_argument("--guards", action="store_true", help="compare guards in other processes, with new texts")
+    parser.add_argument("--shared", action="store_true", help="compare what shared state adds, with new texts")
     parser.add_argument("--audit", action="store_true", help="count what auditing adds, in a simulated CPU")
     args = parser.parse_args()
     if args.audit:
         rows = simulate(WHOLE, (16,), 256 if args.quick else 1024, AUDITED)  # 64 requests make a batch
         print(audit_table(rows))
-    elif args.guards and args.valgrind:
-        rows = simulate(FRESH, (16,), 32 if args.quick else 128, GUARDS)
+    elif (args.guards or args.shared) and args.valgrind:
+        rows = simulate(FRESH, (16,), 32 if args.quick else 128, SHARED if args.shared else GUARDS)
         print(guards_table(rows, "m_user_instructions", "M user instructions"))
-    elif args.guards:
+    elif args.guards or args.shared:
         rounds, seconds = (2, 1.0) if args.quick else (9, 2.0)
-        rows = [one.row() for one in measure(FRESH, (1,), rounds, seconds, GUARDS, perf=False)][1:]
+        variants = SHARED if args.shared else GUARDS
+        rows = [one.row() for one in measure(FRESH, (1,), rounds, seconds, variants, perf=False)][1:]
         print(guards_table(rows, "p50_ms", "ms (best p50)"), guards_table(rows, "cpu_ms", "CPU ms"), sep="\n\n")
     elif args.valgrind:
         rows = (

@@ -1,29 +1,35 @@
 """What judging each part of a message by itself changes: messages of several parts that are blocked, and their checks.
 
-    python -m bench.parts [--rows 100] [DATA]
+    python -m bench.parts docs/evaluation.md [DATA] [--rows 100] [--seed 0]
 
-The texts are prompts of ToxicChat and replies of BeaverTails in DATA with their labels, in the order of their SHA-256,
-put into messages of several parts as clients and models with tools write them.
+The texts are prompts of ToxicChat and replies of BeaverTails in DATA, at most `--rows` of each label, put into messages
+of several parts as clients and models with tools write them. Verdicts are stored, as those of `evaluate`.
 """
 
 import argparse
 import asyncio
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from prometheus_client import CollectorRegistry
 
-from bench.pages import machine
-from bench.shipped import shipped
+from bench.pages import fill, machine
+from bench.sampling import add_options, stratified
+from bench.shipped import measured_guard, weights
 from guardproxy.evaluation.datasets import read
+from guardproxy.evaluation.metrics import Rate
 from guardproxy.guards.cache import check_key
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.judging import Judging
+from guardproxy.policy import Policy
 from guardproxy.types import Conversation, Message, Part, Role
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = "The meeting starts at nine. Please bring the figures of the last quarter and a list of open questions."
+AT_ONCE = 32
 Build = Callable[[Conversation], Conversation]
 
 
@@ -71,39 +77,63 @@ CASES: Sequence[tuple[str, str, Build]] = (
 )
 
 
-async def measured(data: Path, most: int) -> None:
-    """Print the rows of the table."""
-    guard, policy = shipped()
+async def compared(judging: Judging, chats: Sequence[Conversation], policy: Policy) -> tuple[str, str]:
+    """How many of the chats are blocked with their parts joined only, and by themselves as well; and their checks."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def judged(chat: Conversation, by_part: bool) -> tuple[bool, int]:
+        *context, message = chat.messages
+        async with slots:
+            found = await judging.judgement(tuple(context), message, policy, by_part=by_part)
+        return found.decision.action == "block", len(found.scores.by_view) if found.scores else 0
+
+    blocked, checks = [], []
+    for by_part in (False, True):
+        found = await asyncio.gather(*(judged(chat, by_part) for chat in chats))
+        blocked.append(sum(is_blocked for is_blocked, _ in found))
+        checks.append(fmean(count for _, count in found))
+    low, high = Rate(blocked[1], len(chats)).interval
+    return (
+        f"{blocked[0]} → {blocked[1]} of {len(chats)} [{low:.0%}, {high:.0%}]",
+        f"{checks[0]:.2f} → {checks[1]:.2f}",
+    )
+
+
+async def measured(data: Path, most: int, seed: int) -> list[str]:
+    """The rows of the table."""
     metrics = Metrics(CollectorRegistry())
-    judging = Judging(guard, Observers({}, text="none", required=False, metrics=metrics), metrics, {})
-    await guard.start()
-    for name, source, build in CASES:
-        rows = [row for row in read(data / f"{source}.jsonl.gz").rows if row.unsafe is not None]
-        rows = sorted(rows, key=lambda row: check_key(row.check))
-        cells = []
-        for unsafe in (True, False):
-            blocked, checks = [0, 0], [0, 0]
-            chosen = [row.check.conversation for row in rows if bool(row.unsafe) == unsafe][:most]
-            for chat in map(build, chosen):
-                *context, message = chat.messages
-                for by_part in (False, True):
-                    judged = await judging.judgement(tuple(context), message, policy, by_part=by_part)
-                    blocked[by_part] += judged.decision.action == "block"
-                    checks[by_part] += len(judged.scores.by_view) if judged.scores else 0
-            cells += [f"{blocked[0]} → {blocked[1]} of {len(chosen)}"]
-            cells += [f"{checks[0] / len(chosen):.2f} → {checks[1] / len(chosen):.2f}"] if not unsafe else []
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    await guard.close()
+    lines = []
+    async with measured_guard() as (guard, policy):
+        judging = Judging(guard, Observers({}, text="none", required=False, metrics=metrics), metrics, {})
+        for name, source, build in CASES:
+            rows = read(data / f"{source}.jsonl.gz").rows
+            cells = []
+            for unsafe in (True, False):
+                of_label = [row for row in rows if row.unsafe is unsafe]
+                chosen = stratified([of_label], most, seed, lambda row: check_key(row.check))
+                chats = [build(row.check.conversation) for row in chosen]
+                blocked, checks = await compared(judging, chats, policy)
+                cells += [blocked] if unsafe else [blocked, checks]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        print(f"{time.process_time():.0f} s of CPU time, {guard.new} checks, {guard.known} verdicts from the store")
+    return lines
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, and write the table between the marks of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path, help="the page with the marks")
     parser.add_argument("data", nargs="?", type=Path, default=ROOT.parent / "shared" / "data" / "dev")
-    parser.add_argument("--rows", type=int, default=100, help="the most texts of each label")
+    add_options(parser, 100, "the most texts of each label")
     args = parser.parse_args()
-    print(f"{machine()}\n\n| message | unsafe blocked | benign blocked | checks of a benign one |\n|---|--:|--:|--:|")
-    asyncio.run(measured(args.data, args.rows))
+    lines = [
+        f"On {machine()}, weights `{weights()}`, drawn with the seed {args.seed}; in brackets 95 % Wilson intervals:",
+        "",
+        "| message | unsafe blocked | benign blocked | checks of a benign one |",
+        "| --- | ---: | ---: | ---: |",
+        *asyncio.run(measured(args.data, args.rows, args.seed)),
+    ]
+    fill(args.page, "parts", "\n".join(lines))
 
 
 if __name__ == "__main__":

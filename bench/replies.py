@@ -1,26 +1,30 @@
 """What the second reading of a reply changes: replies read after their question only, alone, and as they are judged.
 
-    python -m bench.replies [--rows 1000] [DATA]
+    python -m bench.replies docs/evaluation.md [DATA] [--rows 600] [--seed 0]
 
-The replies are those of BeaverTails and HarmBench in DATA, in the order of their SHA-256, and harmless answers to
-harmful questions that they do not answer, written here.
+The replies are those of BeaverTails and HarmBench in DATA, at most `--rows` of each, of each label its share, and
+harmless answers to harmful questions that they do not answer, written here.
 """
 
 import argparse
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from bench.pages import machine
+from bench.batches import read_all
+from bench.pages import fill, machine
+from bench.sampling import add_options, by_label
+from bench.shipped import weights
 from guardproxy import app
 from guardproxy.engine.open_runner import open_runner
 from guardproxy.engine.runner import Runner
 from guardproxy.evaluation.datasets import read
-from guardproxy.evaluation.metrics import measure
+from guardproxy.evaluation.metrics import Rate, measure
+from guardproxy.evaluation.tables import number
 from guardproxy.families import classifier
-from guardproxy.guards.cache import check_key
 from guardproxy.guards.local import PROBE
 from guardproxy.policy import decide
 from guardproxy.ports import Reading
@@ -56,12 +60,11 @@ def reply(question: str, text: str) -> Check:
     return Check(Conversation(messages), "assistant")
 
 
-def readings(runner: Runner, check: Check) -> list[Reading]:
-    """One reading for each prompt of a reply: after its question, and without it."""
-    return [
-        worst_reading([result.reading for result in runner.run(runner.encode(prompt))])
-        for prompt in FAMILY.render(check)
-    ]
+def readings(runner: Runner, checks: Sequence[Check]) -> list[list[Reading]]:
+    """For each reply, one reading for each of its prompts: after its question, and without it."""
+    prompts = [FAMILY.render(check) for check in checks]
+    found = iter(read_all(runner, [prompt for of_check in prompts for prompt in of_check]))
+    return [[worst_reading(next(found)) for _ in of_check] for of_check in prompts]
 
 
 def without_second(check: Check, found: Sequence[Reading]) -> Sequence[Reading]:
@@ -71,10 +74,11 @@ def without_second(check: Check, found: Sequence[Reading]) -> Sequence[Reading]:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Measure, and write both tables between the marks of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path, help="the page with the marks")
     parser.add_argument("data", nargs="?", type=Path, default=ROOT.parent / "shared" / "data" / "dev")
-    parser.add_argument("--rows", type=int, default=1000, help="the most rows of each set")
+    add_options(parser, 600, "the most replies of each set")
     args = parser.parse_args()
     policy = load_text("version: 1", "bench", {}, app.catalogue()).policies.policies["default"]
     runner = open_runner(FAMILY.render(PROBE)[0], model="embedded")
@@ -83,40 +87,48 @@ def main() -> None:
         verdict = FAMILY.parse(check, found, "embedded")
         return verdict.unsafe, decide(policy, "assistant", verdict).action == "block"
 
-    print(f"{machine()}\n")
+    lines = [f"On {machine()}, weights `{weights()}`, drawn with the seed {args.seed}; in brackets 95 % intervals:", ""]
     head = "AUPRC after the question | alone | as judged | unsafe blocked, once and twice | benign blocked"
-    print(f"| replies | rows | {head} | unsafe below {classifier.HARMLESS_ALONE:g} alone | benign |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    lines += [
+        f"| replies | rows | {head} | unsafe below {classifier.HARMLESS_ALONE:g} alone | benign |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for name in SETS:
-        rows = [row for row in read(args.data / f"{name}.jsonl.gz").rows if row.unsafe is not None]
-        rows = sorted(rows, key=lambda row: check_key(row.check))[: args.rows]
+        rows = by_label(read(args.data / f"{name}.jsonl.gz").rows, args.rows, args.seed)
         unsafe = np.array([bool(row.unsafe) for row in rows])
-        found = [readings(runner, row.check) for row in rows]
+        found = readings(runner, [row.check for row in rows])
         once = [blocked(row.check, without_second(row.check, two)) for row, two in zip(rows, found, strict=True)]
         twice = [blocked(row.check, two) for row, two in zip(rows, found, strict=True)]
         alone = np.array([two[-1].probabilities[0] for two in found])
         scores = (np.array([one for one, _ in once]), alone, np.array([two for two, _ in twice]))
-        cells = [f"{measure(values, unsafe).values['auprc']:.3f}" for values in scores]
+        measures = [measure(values, unsafe) for values in scores]
+        cells = [number(each.values["auprc"], each.ci["auprc"]) for each in measures]
         for label in (True, False):
             counts = [
                 sum(block for (_, block), u in zip(one, unsafe, strict=True) if u == label) for one in (once, twice)
             ]
-            cells.append(f"{counts[0]} → {counts[1]} of {(unsafe == label).sum()}")
+            low, high = Rate(counts[1], (unsafe == label).sum()).interval
+            cells.append(f"{counts[0]} → {counts[1]} of {(unsafe == label).sum()} [{low:.0%}, {high:.0%}]")
         cells += [
             f"{100 * (alone[unsafe == label] < classifier.HARMLESS_ALONE).mean():.0f} %" for label in (True, False)
         ]
-        print(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
-    print(f"\n| reply | blocked after {len(QUESTIONS)} harmful questions, once and twice | highest P(unsafe) | alone |")
-    print("|---|--:|--:|--:|")
+        lines.append(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"| reply | blocked after {len(QUESTIONS)} harmful questions, once and twice | highest P(unsafe) | alone |",
+        "|---|--:|--:|--:|",
+    ]
     for text in (*ANSWERS, *AGREEMENTS):
         checks = [reply(question, text) for question in QUESTIONS]
-        found = [readings(runner, check) for check in checks]
+        found = readings(runner, checks)
         once = [blocked(check, without_second(check, two)) for check, two in zip(checks, found, strict=True)]
         twice = [blocked(check, two) for check, two in zip(checks, found, strict=True)]
         counts = [sum(block for _, block in one) for one in (once, twice)]
         highest = " → ".join(f"{max(score for score, _ in one):.2f}" for one in (once, twice))
-        print(f"| {text} | {counts[0]} → {counts[1]} | {highest} | {found[0][-1].probabilities[0]:.3f} |")
+        lines.append(f"| {text} | {counts[0]} → {counts[1]} | {highest} | {found[0][-1].probabilities[0]:.3f} |")
     runner.close()
+    fill(args.page, "replies", "\n".join(lines))
+    print(f"{time.process_time():.0f} s of CPU time")
 
 
 if __name__ == "__main__":

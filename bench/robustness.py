@@ -1,17 +1,17 @@
 """Measure the embedded guard's AUPRC on disguised unsafe texts; write it into docs/evaluation.md.
 
-    python -m bench.robustness docs/evaluation.md FOLDER
+    python -m bench.robustness docs/evaluation.md FOLDER [--rows 20] [--seed 0]
 
-FOLDER has the files of `SETS`. The sample of a set is its first unsafe and its first safe rows in the order of their
-texts' SHA-256, with texts of up to LONGEST characters. Each disguise is applied to the unsafe texts only.
+FOLDER has the files of `SETS`. Of each set, `--rows` unsafe texts and three times as many safe ones are drawn, of up to
+LONGEST characters. The disguises are applied to the unsafe texts only, and the sets are measured together. Verdicts are
+stored, as those of `evaluate`.
 """
 
 import argparse
 import asyncio
-import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,56 +19,64 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.pages import fill, machine
-from bench.shipped import shipped, weights
+from bench.sampling import add_options, stratified
+from bench.shipped import measured_guard, weights
 from guardproxy.evaluation.datasets import LabelledRow, read
 from guardproxy.evaluation.metrics import measure
-from guardproxy.evaluation.scoring import ScoreStore, open_score_store, score
+from guardproxy.evaluation.scoring import open_score_store, score
 from guardproxy.evaluation.tables import number
+from guardproxy.guards.cache import check_key
+from guardproxy.policy import Policy
 from guardproxy.ports import Guard
-from guardproxy.types import Check, Conversation, Message, Part, Verdict
+from guardproxy.types import Check, Conversation, Message, Part
 from tests.escapes import tricks
 from tests.escapes.disguises import DISGUISES, Disguise
 
-SETS = {"openai_mod": "OpenAI moderation", "toxicchat_train_human": "ToxicChat"}
-UNSAFE, SAFE, LONGEST = 40, 120, 300
+SETS = ("openai_mod", "toxicchat_train_human")
+LONGEST, SAFE_PER_UNSAFE = 150, 3
 
 # About 600 tokens: more than two windows of the embedded guard.
 _PADDING = tricks.HARMLESS * 40
-CHANGES: dict[str, Disguise] = DISGUISES | {
+# Some of every kind of disguise: docs/escapes.md has them all.
+_CHOSEN = (
+    "plain",
+    "upper case",
+    "full width",
+    "look-alikes",
+    "zero-width spaces",
+    "bidi override",
+    "tag characters",
+    "variation selectors",
+    "spaced letters",
+    "dotted letters",
+    "leetspeak",
+    "leetspeak in words",
+    "reversed",
+    "rot13",
+    "rot13 in prose",
+    "Morse",
+    "base32",
+    "base64",
+    "base64 in prose",
+    "base85 in prose",
+    "hex",
+    "unicode escapes",
+    "URL, every letter",
+    "HTML markup",
+    "base64 in base64",
+    "spaced letters in base64",
+    "leetspeak in words in spaced letters",
+)
+CHANGES: dict[str, Disguise] = {name: DISGUISES[name] for name in _CHOSEN} | {
     "after long harmless text": lambda text: _PADDING + text,
     "before long harmless text": lambda text: f"{text} {_PADDING}",
 }
 
 
-class KeptLoaded:
-    """A guard that stays loaded, with its verdict cache, from one scoring to the next."""
-
-    def __init__(self, guard: Guard) -> None:
-        self.name, self.taxonomy = guard.name, guard.taxonomy
-        self._guard = guard
-
-    async def judge(self, check: Check) -> Verdict:
-        """The guard's verdict."""
-        return await self._guard.judge(check)
-
-    def forget(self, stream: str) -> None:
-        """Pass the call on."""
-        self._guard.forget(stream)
-
-    async def start(self) -> None:
-        """Do nothing: the guard is already loaded."""
-
-    async def close(self) -> None:
-        """Do nothing: the caller releases the guard."""
-
-
-def sample(rows: Sequence[LabelledRow]) -> tuple[list[LabelledRow], list[LabelledRow]]:
-    """The first UNSAFE unsafe and SAFE safe rows, in the order of their texts' SHA-256."""
+def sample(rows: Sequence[LabelledRow], number: int, seed: int) -> list[LabelledRow]:
+    """At most `number` of the short rows of a set and a label, drawn at random."""
     short = [row for row in rows if len(row.check.turn.text) <= LONGEST]
-    ordered = sorted(short, key=lambda row: hashlib.sha256(row.check.turn.text.encode()).digest())
-    unsafe = [row for row in ordered if row.unsafe]
-    safe = [row for row in ordered if row.unsafe is False]
-    return unsafe[:UNSAFE], safe[:SAFE]
+    return stratified([short], number, seed, lambda row: check_key(row.check))
 
 
 def disguised(row: LabelledRow, disguise: Disguise) -> LabelledRow:
@@ -78,25 +86,6 @@ def disguised(row: LabelledRow, disguise: Disguise) -> LabelledRow:
     return replace(row, check=Check(Conversation((*before, message)), row.check.side))
 
 
-class Scores:
-    """P(unsafe) of rows by a guard, with the named views."""
-
-    def __init__(self, guard: Guard, store: ScoreStore, views: Sequence[str]) -> None:
-        self._guard, self._store, self._views = guard, store, views
-
-    async def of(self, rows: Sequence[LabelledRow]) -> list[float]:
-        """P(unsafe) of each row. Exits if a row gets no verdict."""
-        scored = await score(rows, self._guard, self._store, _ignore_step, self._views)
-        known = [row_score.unsafe for row_score in scored.scores if row_score is not None]
-        if len(known) != len(rows):
-            raise SystemExit(f"rows without a verdict: {'; '.join(scored.failures)}")
-        return known
-
-
-def _ignore_step(rows: int) -> None:
-    """Do nothing: the progress bar counts changes, not rows."""
-
-
 def auprc(unsafe: Sequence[float], safe: Sequence[float]) -> str:
     """Average precision with its bootstrap interval."""
     labels = np.array([True] * len(unsafe) + [False] * len(safe))
@@ -104,52 +93,63 @@ def auprc(unsafe: Sequence[float], safe: Sequence[float]) -> str:
     return number(measured_slice.values["auprc"], measured_slice.ci["auprc"])
 
 
-async def column(
-    rows: Sequence[LabelledRow], ways: Sequence[Scores], step: Callable[[], object]
-) -> dict[str, list[str]]:
-    """For a set: the AUPRC of each change, for each way of scoring."""
-    unsafe, safe = sample(rows)
-    plain = [await way.of(safe) for way in ways]
-    out: dict[str, list[str]] = {}
-    for name, change in CHANGES.items():
-        changed = [disguised(row, change) for row in unsafe]
-        out[name] = [auprc(await way.of(changed), others) for way, others in zip(ways, plain, strict=True)]
-        step()
-    return out
+async def probabilities(
+    rows: Sequence[LabelledRow], guard: Guard, views: Sequence[str], place: Path, bar: tqdm
+) -> list[float]:
+    """P(unsafe) of each row, with the named views. Exits if a row gets no verdict."""
+    with open_score_store(place, repr(views)) as store:
+        scored = await score(rows, guard, store, bar.update, views)
+    known = [row_score.unsafe for row_score in scored.scores if row_score is not None]
+    if len(known) != len(rows):
+        raise SystemExit(f"rows without a verdict: {'; '.join(scored.failures)}")
+    return known
 
 
-async def measured(folder: Path) -> str:
+async def table(unsafe: Sequence[LabelledRow], safe: Sequence[LabelledRow], guard: Guard, policy: Policy) -> list[str]:
+    """The AUPRC of each change, of the text alone and with the views of the policy."""
+    changed = [disguised(row, change) for change in CHANGES.values() for row in unsafe]
+    columns: list[list[str]] = []
+    with tempfile.TemporaryDirectory() as place, tqdm(total=2 * len([*safe, *changed]), disable=None) as bar:
+        for views in ((), policy.views):
+            found = await probabilities([*safe, *changed], guard, views, Path(place) / "scores.sqlite3", bar)
+            others, by_change = found[: len(safe)], found[len(safe) :]
+            starts = range(0, len(by_change), len(unsafe))
+            columns.append([auprc(by_change[start : start + len(unsafe)], others) for start in starts])
+    lines = ["| unsafe texts | text alone | with views |", "| --- | ---: | ---: |"]
+    return lines + [f"| {name} | {alone} | {full} |" for name, alone, full in zip(CHANGES, *columns, strict=True)]
+
+
+async def measured(folder: Path, number_unsafe: int, seed: int) -> str:
     """The text between the marks of the page."""
-    began = time.monotonic()
-    rows = {name: read(folder / f"{name}.jsonl.gz", {}, None).rows for name in SETS}
-    guard, policy = shipped()
-    await guard.start()
-    try:
-        with tempfile.TemporaryDirectory() as place, tqdm(total=len(SETS) * len(CHANGES), disable=None) as bar:
-            path = Path(place) / "scores.sqlite3"
-            with open_score_store(path, "text") as bare, open_score_store(path, "views") as full:
-                ways = [Scores(KeptLoaded(guard), bare, ()), Scores(KeptLoaded(guard), full, policy.views)]
-                columns = [await column(rows[name], ways, bar.update) for name in SETS]
-    finally:
-        await guard.close()
-    sizes = " and ".join(f"{len(u)} + {len(s)} of `{n}`" for n in SETS for u, s in [sample(rows[n])])
-    head = [f"{title}, {way}" for title in SETS.values() for way in ("text alone", "with views")]
-    lines = [f"| unsafe texts | {' | '.join(head)} |", f"| --- |{' ---: |' * len(head)}"]
-    lines += [f"| {name} | {' | '.join(cell for cells in columns for cell in cells[name])} |" for name in CHANGES]
+    chosen: dict[bool, list[LabelledRow]] = {True: [], False: []}
+    sizes = []
+    for name in SETS:
+        rows = read(folder / f"{name}.jsonl.gz", {}, None).rows
+        drawn = [
+            sample([row for row in rows if row.unsafe is label], number, seed)
+            for label, number in ((True, number_unsafe), (False, SAFE_PER_UNSAFE * number_unsafe))
+        ]
+        chosen[True] += drawn[0]
+        chosen[False] += drawn[1]
+        sizes.append(f"{len(drawn[0])} + {len(drawn[1])} of `{name}`")
+    async with measured_guard() as (guard, policy):
+        lines = await table(chosen[True], chosen[False], guard, policy)
+        print(f"{time.process_time():.0f} s of CPU time, {guard.new} checks, {guard.known} verdicts from the store")
     summary = (
-        f"On {machine()}, in {time.monotonic() - began:.0f} s, weights `{weights()}`: AUPRC over {sizes} (unsafe + "
-        f"safe rows, texts of up to {LONGEST} characters), with intervals of 1,000 bootstrap resamples."
+        f"On {machine()}, weights `{weights()}`: AUPRC over {' and '.join(sizes)} (unsafe + safe rows, texts of up to "
+        f"{LONGEST} characters, drawn with the seed {seed}), with intervals of 1,000 bootstrap resamples."
     )
     return "\n".join([summary, "", *lines])
 
 
 def main() -> None:
     """Measure, and replace the text between the marks of the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path, help="the page with the marks")
     parser.add_argument("folder", type=Path, help="the folder of the labelled data")
+    add_options(parser, 20, "the unsafe texts of each set")
     args = parser.parse_args()
-    fill(args.page, "robustness", asyncio.run(measured(args.folder)))
+    fill(args.page, "robustness", asyncio.run(measured(args.folder, args.rows, args.seed)))
 
 
 if __name__ == "__main__":

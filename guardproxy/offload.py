@@ -20,6 +20,7 @@ _MEDIUM = 128 * 1024
 # One thread each: more of them would only compete for Python's lock, and the loop would wait for each of them.
 _MEDIUM_POOL = ThreadPoolExecutor(1, thread_name_prefix="medium")
 _LARGE_POOL = ThreadPoolExecutor(1, thread_name_prefix="large")
+_ASIDE_POOL = ThreadPoolExecutor(1, thread_name_prefix="aside")
 
 
 async def computed(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -28,3 +29,10 @@ async def computed(size: int, function: Callable[P, T], *args: P.args, **kwargs:
         return function(*args, **kwargs)
     pool = _MEDIUM_POOL if size <= _MEDIUM else _LARGE_POOL
     return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))
+
+
+async def computed_aside(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The same on a thread that no request keeps busy: for what others wait for, such as a transaction."""
+    if size <= ON_LOOP:
+        return function(*args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_ASIDE_POOL, lambda: function(*args, **kwargs))

@@ -1,13 +1,14 @@
 """Rules, policies and routes, and the decision: the only place that compares probabilities with thresholds. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
 from annotated_types import Interval
 
 from guardproxy.calibration import UNCALIBRATED, Calibration
+from guardproxy.frozen import frozen
 from guardproxy.localtext import LocalText, text_of
 from guardproxy.routing import Asked, folded, model_names
 from guardproxy.toolviews import is_of_tool
@@ -38,13 +39,12 @@ PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 # The kinds of part that a policy may leave unjudged: every kind but the text of a turn and opaque content.
 SkippableKind = Literal["refusal", "reasoning", "tool_call", "tool_result", "tool_definition", "transcript"]
 
-ANY = "*"
-UNSAFE = "unsafe"
+ANY, UNSAFE = "*", "unsafe"
 STEER = "steer"  # the mildest rewrite
 REGENERATE = "regenerate"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rule:
     """An action for probabilities of `threshold` and above, if P(unsafe) is at `with_unsafe` or above as well.
 
@@ -57,7 +57,7 @@ class Rule:
     with_unsafe: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SideRules:
     """The rules of one side by category id: "*" for categories without rules of their own, "unsafe" for P(unsafe)."""
 
@@ -74,7 +74,7 @@ class SideRules:
 # file: the texts under the fields are the descriptions in its JSON schema, the annotations its bounds.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BlockPolicy:
     """What the client gets instead of a blocked text."""
 
@@ -114,7 +114,7 @@ class BlockPolicy:
         return (self.message, *(text for local in self.local.values() for text in local.by_place.values()))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RewritePolicy:
     """The texts that rewrites write, their bounds, and what `regenerate` tells the model (`retry_instruction`)."""
 
@@ -131,7 +131,7 @@ class RewritePolicy:
         return f"{self.retry_instruction} ({', '.join(named)})" if named else self.retry_instruction
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StreamPolicy:
     """How streamed replies are held back until they are judged."""
 
@@ -145,7 +145,7 @@ class StreamPolicy:
     """The most characters that a client may see before a verdict covers them; `monitor` has no bound."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ThreadPolicy:
     """How far back each user turn is also judged together with the user turns before it, without the answers."""
 
@@ -160,7 +160,7 @@ class ThreadPolicy:
     may need more certainty than a single turn. A preset sets 0.8."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JudgeScope:
     """Which texts of a request are judged."""
 
@@ -172,7 +172,7 @@ class JudgeScope:
     """Whether the results of tools are judged as the user's text too, beside their own guard and rules (`tool`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Policy:
     """One named policy. `version` is a hash of its text, and of the calibration if there is one.
 
@@ -297,7 +297,7 @@ def worst(decisions: list[Decision]) -> Decision:
     return max(decisions, key=lambda decision: SEVERITY[decision.action], default=_PASS)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Route:
     """Chooses a policy for the requests that meet every condition. Patterns are shell globs; `header` is (name, glob).
 
@@ -343,7 +343,7 @@ class Route:
         return value is not None and fnmatchcase(value.strip(), pattern.strip())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chosen:
     """The policy that acts on a request, and the shadow policies, whose decisions are only recorded.
 
@@ -358,7 +358,7 @@ class Chosen:
     upstream: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PolicySet:
     """All policies by name, and the routes to them in order. `version` is a hash of the whole configuration text.
 

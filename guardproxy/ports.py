@@ -5,11 +5,12 @@ reads and writes one chat protocol. An *action* turns a decision into an outcome
 the closed set of things that a model is read for.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import field
+from typing import Any, Literal, Protocol, TypeVar
 
 from guardproxy.chunks import Chunk, ChunkRun
+from guardproxy.frozen import frozen
 from guardproxy.types import (
     Check,
     Conversation,
@@ -31,7 +32,7 @@ from guardproxy.types import (
 # --- families: the prompts for a check, and what a model is read for ------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Piece:
     """A piece of a prompt: a `special` control token, encoded as that token, or ordinary text.
 
@@ -44,7 +45,7 @@ class Piece:
     kind: Literal["special", "frame", "turn", "judged"] = "frame"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClassLogits:
     """Read the class head of an encoder. `labels` are in the order of its outputs."""
 
@@ -52,7 +53,7 @@ class ClassLogits:
     activation: Literal["sigmoid", "softmax"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenChoice:
     """Read the probability of each label from the next token, normalised over all spellings of all labels.
 
@@ -66,7 +67,7 @@ class TokenChoice:
 TOLERANCE = 1e-3  # probability mass of label lists that may stay unexplored
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LabelList:
     """Read a verdict token and, after the unsafe one, a list of labels.
 
@@ -88,7 +89,7 @@ class LabelList:
 Readout = ClassLogits | TokenChoice | LabelList
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prompt:
     """The text that a model reads, and its readout. `key` identifies the policy text at its start, which is shared."""
 
@@ -97,7 +98,7 @@ class Prompt:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """One probability per label of the readout (a label list: unsafe, then its labels); the rest as in `Verdict`.
 
@@ -123,7 +124,7 @@ class Family(Protocol):
         """The verdict, from one reading per prompt. Raises GuardUnavailable if they cannot be a model's answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServiceCall:
     """A call to a moderation service: POST `body` as JSON to `path`, with `params` as the query."""
 
@@ -180,7 +181,7 @@ class Guard(Protocol):
 # --- wires: one chat protocol each ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """A request that a wire has parsed. `body` is the parsed JSON and is for that wire only.
 
@@ -217,7 +218,7 @@ class Request:
         return self.structured or self.must_call
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """A whole reply that a wire has parsed: one assistant message per choice. `raw` are its original bytes.
 
@@ -229,10 +230,10 @@ class Reply:
     raw: bytes
     body: Any
     id: str = ""
-    info: ReplyInfo = field(default_factory=ReplyInfo)
+    info: ReplyInfo = ReplyInfo()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """An answer to the client that takes the place of the upstream's. `status` is the HTTP status."""
 
@@ -372,3 +373,23 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Flush, and release the resources."""
+
+
+# --- what several processes know --------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+# A verdict of the guard; of a reply that the upstream keeps: that it passed, who gave it, and that it was withheld.
+StateKind = Literal["verdict", "passed", "giver", "withheld"]
+
+
+class SharedState(Protocol):
+    """Values that several processes know, by kind and key. Any of them may be lost: that costs time, never a verdict.
+
+    Values are JSON without any text of a user.
+    """
+
+    async def get(self, kind: StateKind, key: bytes, read: Callable[[Any], T], /) -> T | None:
+        """What `read` makes of a value; None if there is none, or it cannot be had now. Never raises."""
+
+    async def put(self, kind: StateKind, key: bytes, value: Any, /) -> None:
+        """Keep a value, if that is possible now. Never raises."""

@@ -1,10 +1,12 @@
 """What routes ask of a request, and the spellings that they take for the same. Pure."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from guardproxy.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """What routes ask of a request.
 

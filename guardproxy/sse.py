@@ -186,13 +186,14 @@ class Sse(_LineDecoder):
         self._check()
         return None
 
-    def repetitions(self, first: bytes, last: bytes) -> tuple[bytes, list[str], list[int]]:
+    def repetitions(self, first: bytes, last: bytes, name: str = "") -> tuple[bytes, list[str], list[int]]:
         """Take the next events as long as they are `data: ` and `first`, a JSON string without escapes, and `last`.
 
-        `first` ends with the quote before the string, `last` begins with the one behind it. Returns the bytes of the
-        events, the strings, none of which is empty, and where each event ends in the bytes.
+        `first` ends with the quote before the string, `last` begins with the one behind it; `name` is that of the
+        events, if they have one. Returns the bytes of the events, the strings, none of which is empty, and where each
+        event ends in the bytes.
         """
-        head, tail = b"data: " + first, last + b"\n\n"
+        head, tail = (f"event: {name}\ndata: " if name else "data: ").encode() + first, last + b"\n\n"
         searched = max(self._scan - len(tail), 0)  # what has no line end was searched before
         end = self._buffer.rfind(tail, searched) if self._line == 0 and self._buffer.startswith(head) else -1
         if end < len(head):

@@ -4,12 +4,12 @@ A *message* has parts. A *turn* is a message that is judged. A *check* asks a gu
 a *verdict*: findings and P(unsafe). The policy makes a *decision* of it, an action makes an *outcome* of the decision,
 and a *record* keeps all of them for the audit.
 
-Units: every field that ends in `_s` is in seconds, every probability is in [0, 1], every text length and position is
-in characters, as `len` counts them.
+Units: `_s` at the end of a name is seconds, a probability is in [0, 1], lengths and positions are in characters.
 """
 
-from dataclasses import dataclass, field
 from typing import Literal
+
+from guardproxy.frozen import frozen
 
 Side = Literal["user", "assistant"]
 """Whose rules hold: those for the request (users, tools, the system) or those for the reply."""
@@ -45,7 +45,7 @@ SIGNALS = frozenset({"guard_injection", "jailbreak"})
 # --- conversations ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """One piece of a message, readable or `opaque`.
 
@@ -64,7 +64,7 @@ class Part:
         return self.kind, self.path.rpartition(".")[2]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Message:
     """A role and its parts: the lines of one text. `views.joined` has the other texts that readers make of them.
 
@@ -97,14 +97,14 @@ class Message:
         return tuple([part for part in self.parts if part.kind == "opaque"])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Conversation:
     """Messages, oldest first."""
 
     messages: tuple[Message, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Check:
     """One question to the guard: is the last message of this conversation unsafe? All others are its context.
 
@@ -126,7 +126,7 @@ class Check:
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Category:
     """A kind of harm.
 
@@ -142,7 +142,7 @@ class Category:
     examples: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Taxonomy:
     """The categories of a guard. `id` and `version` (a hash of the content) identify it in records."""
 
@@ -151,7 +151,7 @@ class Taxonomy:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """One category with its probability.
 
@@ -166,7 +166,7 @@ class Finding:
     span: Span | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """What a verdict cost. Of a service, the seconds of its calls, waits for its rate included, and their number.
 
@@ -185,21 +185,21 @@ class Usage:
     share_s: float = 0.0  # of computing for this check alone: its share of `forward_s` by tokens; always added up
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """A guard's answer to a check.
 
-    `unsafe` is P(unsafe), over all categories. `guard` and `taxonomy` name what gave it. `leftover` is the probability
-    mass of label lists that were not explored, `outside` the mass at the verdict's position on tokens other than the
-    verdict tokens. `view` and `span` say where P(unsafe) was found, as those of a finding do. `raw` has the guard's own
-    probability of each category, and of `unsafe`, that was calibrated.
+    `unsafe` is P(unsafe), over all categories. `guard` and `taxonomy` name what gave it. `leftover` is how far a
+    probability may be off (label lists not explored, tokens that a server does not show), `outside` the mass that was
+    not seen on verdict tokens. `view` and `span` say where P(unsafe) was found, as those of a finding do. `raw` has the
+    guard's own probability of each category, and of `unsafe`, that was calibrated.
     """
 
     unsafe: float
     findings: tuple[Finding, ...]
     guard: str
     taxonomy: str = ""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
     leftover: float = 0.0
     outside: float = 0.0
     view: str = "text"
@@ -210,7 +210,7 @@ class Verdict:
 # --- decisions and outcomes ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reason:
     """A category whose `probability` reached the `threshold` of a rule; `action` is that of the rule.
 
@@ -230,7 +230,7 @@ class Reason:
         return f"{self.threshold:g}{second}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     """The policy's decision about a turn.
 
@@ -252,7 +252,7 @@ class Decision:
         return tuple(dict.fromkeys([reason.category for reason in ranked]))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Edit:
     """A new text for the part at `path`."""
 
@@ -260,12 +260,12 @@ class Edit:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pass:
     """The text goes on as its original bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Replace:
     """The parts that `edits` name get a new text. With `whole`, all other readable parts are removed."""
 
@@ -273,14 +273,14 @@ class Replace:
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Steer:
     """The text goes on as it is, in a request that also has this `instruction` for the model. Not for replies."""
 
     instruction: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refuse:
     """The text is withheld, and the client reads `message` instead, or `closing` behind what it has already.
 
@@ -305,7 +305,7 @@ Outcome = ReplyOutcome | Steer
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Coverage:
     """Whether one part was judged, and if not, `why`. `characters` is the length of its text."""
 
@@ -317,7 +317,7 @@ class Coverage:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Origin:
     """Where a judged turn comes from: the same for every record of an exchange.
 
@@ -337,7 +337,7 @@ class Origin:
     session: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReplyInfo:
     """What the upstream said of its reply, and what holding the reply back cost.
 
@@ -355,7 +355,7 @@ class ReplyInfo:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """One judged turn, as the audit keeps it. The field names are the keys of stored records."""
 

@@ -5,9 +5,10 @@ Times are seconds of any clock that only goes forward; callers pass them as `now
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final, Literal, NamedTuple
+
+from guardproxy.frozen import frozen
 
 # How a call to an upstream ended, from what certainly had no effect to what may have had one:
 # `unsent`: no connection came about, so nothing was sent; `declined`: the upstream says that it did not begin;
@@ -40,7 +41,7 @@ def may_repeat(ending: Ending, after: RepeatAfter) -> bool:
     return ending != "answered" and _ORDER.index(ending) <= _ORDER.index(after)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ejection:
     """When an upstream is no longer chosen: after `failures` in a row, first for `first_s` seconds.
 

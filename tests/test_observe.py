@@ -319,6 +319,20 @@ def test_every_sink_gets_every_record_in_order() -> None:
     asyncio.run(run())
 
 
+def test_long_records_are_written_a_few_at_a_time() -> None:
+    """A batch has a bound in characters; a record that has more is written by itself."""
+
+    async def run() -> None:
+        sink, long = Kept(delay_s=0.02), 600 * 1024
+        async with _observing({"sink": sink}, text="none") as (observers, _):
+            texts = ["a" * long, "b" * long, "c" * (3 * long), "d", "e"]
+            await observers.record([dataclasses.replace(record(n), text=text) for n, text in enumerate(texts)])
+        assert [len(batch) for batch in sink.batches] == [1, 1, 1, 2]
+        assert [one.id for one in sink.records] == [f"record-{n}" for n in range(5)]
+
+    asyncio.run(run())
+
+
 def test_a_broken_sink_costs_nothing() -> None:
     """A failing sink is counted and logged; the answer and the other sinks continue; `record` does not wait."""
 

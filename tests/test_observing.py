@@ -18,6 +18,7 @@ from guardproxy.observe import Metrics
 from guardproxy.observe.families import merged, rendered
 from guardproxy.observe.replica_metrics import ReplicaCounts
 from guardproxy.observe.state import ReloadState, ServerState
+from guardproxy.observe.state_metrics import StateCounts
 from guardproxy.policy import Policy, PolicySet, Route, Rule, SideRules
 from guardproxy.types import ReplyInfo
 from guardproxy.wires import REGISTRY
@@ -47,6 +48,7 @@ def series() -> Mapping[str, set[str]]:
     metrics.alerts.begin("chat")
     metrics.upstreams.follow(["default"], lambda: {"default": "up"})
     metrics.state_from(lambda: ServerState(True, {"default": "v1"}, ReloadState(restart_needed=("server.port",))))
+    metrics.shared_state_from(lambda: (True, StateCounts()))
     metrics.replicas_from(lambda: {"embedded": {"http://guard-1": (True, ReplicaCounts())}})
     found = {}
     for name, kind, _, samples in [*metrics.families(), *EngineKeeper().families()]:

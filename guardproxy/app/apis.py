@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -13,6 +12,7 @@ from guardproxy.app.kinds import is_service
 from guardproxy.app.languages import languages_read
 from guardproxy.app.restarts import floor_of
 from guardproxy.checkapi import CHECK, Account
+from guardproxy.engine.model_files import weights_of
 from guardproxy.pipeline import Pipeline
 from guardproxy.ports import Guard
 from guardproxy.registry import load
@@ -83,25 +83,18 @@ def account(settings: Settings, guard: Guard, floor: float) -> Account:
 
 
 def _version(settings: Settings, described: Sequence[GuardSettings]) -> str:
-    """A hash of what verdicts depend on: the models with the sizes of their files, their options, and how they combine.
+    """A hash of what verdicts depend on: the models with samples of their files, their options, and how they combine.
 
-    Weights of a public hub count by their name, those of the package by its version. Number formats count as they are
-    configured: `auto` takes the fastest one of the machine, and they differ by no more than rounding.
+    Number formats count as they are configured: `auto` takes the fastest one of the machine, and they differ by no more
+    than rounding.
     """
     single = settings.guard
     content = [
         __version__,
-        [(one.family, one.model, one.dtype, sorted(one.options.items()), _files(one.model)) for one in described],
+        [(one.family, one.model, one.dtype, sorted(one.options.items()), weights_of(one.model)) for one in described],
         [repr(single.cascade), repr(single.by_language), repr(single.by_role), repr(single.mean)],
     ]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:12]
-
-
-def _files(model: str) -> list[tuple[str, int]]:
-    """The names and sizes of a model's files in a directory of this machine."""
-    place = Path(model)
-    files = sorted(place.iterdir()) if place.is_dir() else [place]
-    return [(file.name, file.stat().st_size) for file in files if file.is_file()]
 
 
 async def nothing_else(scope: Scope, receive: Receive, send: Send) -> None:

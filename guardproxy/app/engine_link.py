@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from guardproxy.app.peers import Peer, connected
 from guardproxy.app.reloading import Gone
 from guardproxy.asking import Asker
@@ -16,11 +18,19 @@ from guardproxy.guards.replicas import AskOptions, ReplicaGuard
 from guardproxy.types import Check, Taxonomy, Verdict
 from guardproxy.upstreams import Ejection
 
+log = structlog.get_logger("guardproxy")
+
 ENGINE: Final = "engine"
 """The name of the engine's socket in the folder of the group."""
 
+SERVED: Final = "served"
+"""The name of the file in the folder of the group that is there once a worker of it was ready."""
+
 # Seconds between two attempts to connect while the worker starts.
 _PAUSE_S: Final = 0.1
+# Seconds before the first new question to an engine that cannot load its models, and the most between two of them.
+_FIRST_S: Final = 0.5
+_LONGEST_S: Final = 8.0
 _EJECTION: Final = Ejection(failures=3, first_s=0.5, longest_s=2.0)
 
 
@@ -41,11 +51,22 @@ class EngineConnection:
         return ReplicaGuard(name, taxonomy, [EngineLink(self, name)], options, floor=floor)
 
     async def loaded(self) -> None:
-        """Wait until the engine has loaded its models. Raises ConfigError if it cannot."""
+        """Wait until the engine has loaded its models. Raises ConfigError if it cannot.
+
+        Once a worker was ready, what keeps a new engine from loading them may pass: then this waits, as others do.
+        """
+        pause_s = _FIRST_S
         while True:
-            with suppress(Gone, ReplicaFailed):
-                self.dtypes = await self.call("loaded")
-                return
+            try:
+                with suppress(Gone, ReplicaFailed):
+                    self.dtypes = await self.call("loaded")
+                    return
+            except ConfigError as error:
+                if not (self._folder / SERVED).exists():
+                    raise
+                log.error("engine_cannot_load", error=str(error), again_s=pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_S)
             await asyncio.sleep(_PAUSE_S)
 
     async def call(self, name: str, value: Any = None) -> Any:
@@ -95,6 +116,10 @@ class EngineLink:
             status, body = answer["failure"]
             raise failure_of(status, body.encode())
         return verdict_of(answer["verdict"]), answer["version"]
+
+    def facts(self) -> dict[str, str | int]:
+        """Nothing: the engine is of this program."""
+        return {}
 
     async def forget(self, stream: str) -> None:
         """Tell the guard that a streamed reply has ended. Raises ReplicaFailed."""

@@ -5,6 +5,7 @@ of `serve` in the environment. It ends when its standard input does: when the wo
 """
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from guardproxy.app.apis import account, floor_for
 from guardproxy.app.engine_link import ENGINE
-from guardproxy.app.guards import lowest, model_guards
+from guardproxy.app.guards import lowest, model_guards, with_cache
 from guardproxy.app.peers import Peer, connected, listening
 from guardproxy.app.serving import arguments_of_workers, log_as_configured, source_of
 from guardproxy.app.workers import GROUP
@@ -46,6 +47,7 @@ class EngineProcess:
         self._folder = folder
         self._identify = identify
         self._guards = {guard.name: guard for guard in guards}
+        self._cached = {guard.name: with_cache(guard) for guard in guards}  # what one worker has asked, all know
         self._identities: Mapping[str, GuardIdentity] = {}
         self._askers = Askers()
         self._metrics = Metrics(CollectorRegistry())
@@ -101,13 +103,13 @@ class EngineProcess:
         name, call = value["guard"], call_of(value["call"])
         self._askers.use(call.caller.client, call.caller.request, answered=call.caller.answered)
         try:
-            verdict = await self._guards[name].judge(call.check)
+            verdict = await self._cached[name].judge(call.check)
             return {"verdict": verdict_fields(verdict), "version": self._identities[name].version}
         except GuardUnavailable as failure:
             return {"failure": (failure.status, write_failure(failure).decode())}
 
     async def _forget(self, value: Mapping[str, str]) -> None:
-        self._guards[value["guard"]].forget(value["stream"])
+        self._cached[value["guard"]].forget(value["stream"])
 
     async def _tell_metrics(self) -> None:
         """Answer the parent's scrapes."""
@@ -156,4 +158,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    STATUS = main()
+    sys.stderr.flush()
+    os._exit(STATUS)  # without Python's own end, as `guardproxy.cli.program`: a model may still be loaded

@@ -16,6 +16,7 @@ from guardproxy.app.listening import address_of, free_port, server_options
 from guardproxy.app.policy_file import ConfigSource
 from guardproxy.app.service import Service
 from guardproxy.app.serving import announce, guard_summary, log_as_configured, migrate_store
+from guardproxy.app.shared_state import check_state
 from guardproxy.errors import ConfigError
 from guardproxy.settings import Settings, UpstreamSettings
 
@@ -28,7 +29,7 @@ def serve_guard(settings: Settings, source: ConfigSource, uds: str | None = None
 
     Raises ConfigError if the guard cannot start, or if it cannot listen.
     """
-    settings = replace(settings, upstream=_NOWHERE, upstreams={}, upstream_groups={})
+    settings = without_upstreams(settings)
     with contextlib.ExitStack() as stack:
         sockets = None
         if uds is not None:
@@ -40,7 +41,14 @@ def serve_guard(settings: Settings, source: ConfigSource, uds: str | None = None
         as_json = log_as_configured(settings)
         announce(_rows(settings, uds), _banner(settings, uds), as_json=as_json)
         migrate_store(settings, source)
+        check_state(settings)
         return _serve(settings, source, sockets)
+
+
+def without_upstreams(settings: Settings) -> Settings:
+    """The settings of a guard alone, in one process: nothing is forwarded."""
+    server = replace(settings.server, workers=1)
+    return replace(settings, server=server, upstream=_NOWHERE, upstreams={}, upstream_groups={})
 
 
 class _GuardServer(uvicorn.Server):

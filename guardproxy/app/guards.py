@@ -7,7 +7,7 @@ from guardproxy.app.finders import open_finder, reaches, single_guards
 from guardproxy.app.kinds import has_model, is_finder, is_remote, runs_model
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
-from guardproxy.app.replicas import replica_guard
+from guardproxy.app.replicas import completions_guard, replica_guard
 from guardproxy.errors import ConfigError
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, ByLanguage, ByRole, Cascade
@@ -15,7 +15,7 @@ from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_
 from guardproxy.guards.replicas import ReplicaGuard
 from guardproxy.guards.rules import FinderGuard
 from guardproxy.pipeline.traits import GuardTraits
-from guardproxy.ports import Guard, LabelList
+from guardproxy.ports import Guard, LabelList, SharedState
 from guardproxy.settings import MULTILINGUAL, ByRoleSettings, MemberSettings, ServiceSettings, Settings
 from guardproxy.types import Check, Conversation, Message, Part
 
@@ -30,9 +30,9 @@ def guard(settings: Settings, data_dir: str | None = None) -> Guard:
     return with_cache(combined(settings, members(settings, data_dir=data_dir)))
 
 
-def with_cache(inner: Guard) -> Guard:
-    """A guard that caches the verdicts of `inner`."""
-    return Cached(inner, _CACHED_VERDICTS)
+def with_cache(inner: Guard, shared: SharedState | None = None) -> Guard:
+    """A guard that caches the verdicts of `inner`, which processes with the same `shared` state know as well."""
+    return Cached(inner, _CACHED_VERDICTS, shared)
 
 
 def guard_name(settings: Settings) -> str:
@@ -140,6 +140,8 @@ def _open(
     if runs_model(guard) and engine is None:
         return _open_model(name, member, floor, data_dir)
     family = open_family(guard.family, guard.options, member.taxonomy)
+    if guard.runner == "openai":
+        return completions_guard(name, guard, family, floor)
     if is_remote(guard):
         return replica_guard(name, guard, family.taxonomy, floor)
     if guard.service is not None:

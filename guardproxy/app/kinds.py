@@ -21,7 +21,7 @@ def is_finder(guard: GuardSettings) -> bool:
 
 def is_remote(guard: GuardSettings) -> bool:
     """Whether replicas judge."""
-    return guard.runner == "http"
+    return guard.runner != "local"
 
 
 def runs_model(guard: GuardSettings) -> bool:

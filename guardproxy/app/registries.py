@@ -1,12 +1,13 @@
 """The registries as a catalogue of the names that a configuration may use."""
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from guardproxy import actions, families, sinks, wires
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.errors import ConfigError
+from guardproxy.ports import Wire
 from guardproxy.registry import load
 from guardproxy.settings import Catalogue
 from guardproxy.types import Taxonomy
@@ -32,6 +33,11 @@ def catalogue(*, builtin_only: bool = False) -> Catalogue:
         store_error=_store_error,
         import_error=_import_error,
     )
+
+
+def open_wires(names: Sequence[str] | None) -> list[Wire]:
+    """The wires by name; None: every built-in one."""
+    return [load(name, wires.REGISTRY, "wire") for name in (names if names is not None else wires.REGISTRY)]
 
 
 def open_family(name: str, options: Mapping[str, Any], taxonomy: Taxonomy | None) -> Any:

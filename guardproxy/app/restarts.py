@@ -24,6 +24,7 @@ _BESIDE = (
     "console",
     "log",
     "otel",
+    "shared_state",
 )
 # Thresholds are for the probabilities and the categories of a guard: with another guard, policies wait as well.
 _OF_THE_GUARD = ("guard", "members", "taxonomy")

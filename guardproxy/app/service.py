@@ -24,21 +24,15 @@ from guardproxy.app.console import PATHS, console_routes, console_store, own_vis
 from guardproxy.app.engine_link import EngineConnection
 from guardproxy.app.exclusions import exclusions_of
 from guardproxy.app.finders import action_openers, personal_masking
-from guardproxy.app.guards import (
-    combined,
-    local_guards,
-    members,
-    needs_engine,
-    replica_guards,
-    traits,
-    with_cache,
-)
+from guardproxy.app.guards import combined, local_guards, members, needs_engine, replica_guards, traits, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.protocol import CODES, REFUSED
+from guardproxy.app.registries import open_wires
 from guardproxy.app.reloading import LOOK_S, Gone
+from guardproxy.app.shared_state import guard_id, open_state
 from guardproxy.app.upstreams import upstreams_of
 from guardproxy.app.workers import Membership
 from guardproxy.checkapi import Account
@@ -46,8 +40,7 @@ from guardproxy.errors import ConfigError, GuardproxyError, error_codes
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.state import ServerState
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
-from guardproxy.ports import Sink, Wire
-from guardproxy.registry import load
+from guardproxy.ports import Guard, Sink
 from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
 from guardproxy.web.apis import ApiParts
@@ -88,8 +81,7 @@ class Service:
         settings.require()
         self._alone = alone
         self._apis = apis_of(settings, alone=alone)
-        self._settings = settings
-        self._source = source
+        self._settings, self._source = settings, source
         self._on_failure = on_failure
         self._canaries_s, self._stopping = canaries_s, stopping
         self.failure: GuardproxyError | None = None
@@ -99,7 +91,8 @@ class Service:
             settings, floor=floor_for(settings, alone=alone), data_dir=source.data_dir, engine=self._engine
         )
         self._observed = observed(settings)
-        self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
+        self._shared = open_state(settings)
+        self._guard = self._observed.guard(self._with_cache())
         self._local, self._remote = local_guards(self._guards), replica_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
         self._file = PolicyFile(source, self._policies, self._prepare, look_s=look_s)
@@ -122,11 +115,18 @@ class Service:
         self._admin: ASGIApp | None = None
         self.app = self._app(settings)
 
+    def _with_cache(self) -> Guard:
+        """The guard with its cache. One without a model judges faster than another process could tell its verdict."""
+        shared = self._shared if traits(self._settings).has_model else None
+        return with_cache(combined(self._settings, self._guards), shared)
+
     def _open_metrics(self) -> Metrics:
         metrics = self._observed.metrics()
         metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
         if self._remote:
             metrics.replicas_from(lambda: {guard.name: guard.report() for guard in self._remote})
+        if self._shared is not None:
+            metrics.shared_state_from(self._shared.report)
         metrics.state_from(self._state)
         return metrics
 
@@ -168,6 +168,7 @@ class Service:
             exclusions=self._exclusions,
             infer_sessions=CONTINUED in settings.audit.session,
             traits=traits(settings),
+            shared=self._shared or (None if self._membership is None else self._membership.state),
         )
 
     def _app(self, settings: Settings) -> ASGIApp:
@@ -215,7 +216,7 @@ class Service:
         return Proxy(
             upstreams=self._upstreams,
             pipeline=self._pipeline,
-            wires=_wires(settings.wires),
+            wires=open_wires(settings.wires),
             policies=self._policies,
             allow=PathList(settings.paths.allowed),
             refuse=PathList(settings.paths.refuse, wide=True),
@@ -245,9 +246,11 @@ class Service:
         latest = {"in_force": not state.problems, "at": _iso(state.at), "problems": state.problems}
         about: dict[str, Any] = {"dtype": self._dtypes()}
         if self._remote:
-            about["replicas"] = {guard.name: guard.states() for guard in self._remote}
+            about["replicas"] = {guard.name: guard.about() for guard in self._remote}
         if not self._alone:
             about["upstreams"] = self._upstreams.states()
+        if self._shared is not None:
+            about["shared_state"] = self._shared.state()
         return {**about, "reload": latest, "restart_needed": state.restart_needed}
 
     def reload(self) -> None:
@@ -295,6 +298,8 @@ class Service:
             if self._review is not None:
                 await self._review.close()
             await self._guard.close()
+            if self._shared is not None:
+                await self._shared.close()
             if self._engine is not None:
                 await self._engine.close()
             await self._upstreams.aclose()
@@ -349,6 +354,8 @@ class Service:
         # Else the collector would visit every object of the libraries again and again, and nothing else runs meanwhile.
         gc.collect()
         gc.freeze()
+        if self._shared is not None:  # now: the canaries were judged here
+            self._shared.begin(guard_id(self._settings, self._account(), self._guards, self._source.data_dir))
         self._reason = ""
         log.info("ready", guard=self._guard.name, policy=self._policies.current.version, dtype=self._dtypes())
 
@@ -387,7 +394,3 @@ async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks)
-
-
-def _wires(names: Sequence[str] | None) -> list[Wire]:
-    return [load(name, wires.REGISTRY, "wire") for name in (names if names is not None else wires.REGISTRY)]

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +25,13 @@ from guardproxy.app.access import OPEN, serves_anybody
 from guardproxy.app.audit import store_address
 from guardproxy.app.console import is_served
 from guardproxy.app.engine_keeper import EngineKeeper
+from guardproxy.app.engine_link import SERVED
 from guardproxy.app.guards import guard_name, needs_engine
 from guardproxy.app.kinds import is_finder
 from guardproxy.app.listening import address_of, free_port, server_options
 from guardproxy.app.policy_file import ConfigSource, read
 from guardproxy.app.service import Service
+from guardproxy.app.shared_state import check_state
 from guardproxy.app.workers import Supervisor, WorkerGroup
 from guardproxy.console.visits import BASE
 from guardproxy.demo.process import start_demo
@@ -41,6 +44,8 @@ from guardproxy.sinks.database import DATABASES, AuditStore
 _WORKER_ENV = "GUARDPROXY_WORKER"
 # What the configuration file had when the server started, in the folder of the workers: all of them begin with it.
 _FILE = "configuration"
+# Seconds for which a worker that cannot start answers that it is not ready, before another one takes its place.
+_AGAIN_S = 10.0
 
 # For each protocol: a path, the header with the client's key, and a body.
 _ASKED = '"messages": [{"role": "user", "content": "What is the capital of France?"}]'
@@ -76,6 +81,7 @@ def serve(settings: Settings, source: ConfigSource) -> int:
         demo = stack.enter_context(start_demo()) if uses_demo else ""
         announce(_rows(settings, source), banner(settings, source), as_json=as_json)
         migrate_store(settings, source)
+        check_state(settings)
         if settings.server.workers > 1:
             return _serve_workers(settings, source, demo)
         return _serve_here(settings.with_demo(demo), source)
@@ -143,8 +149,8 @@ def _serve_here(settings: Settings, source: ConfigSource) -> int:
 def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
     """Serve from several processes on the same port; those that judge with a model share the process that runs it.
 
-    `demo` is the demo upstream's address. A worker that cannot start ends all of them. Raises ConfigError with its
-    message.
+    `demo` is the demo upstream's address. If none was ready yet, a worker that cannot start ends all of them. Raises
+    ConfigError with its message.
     """
     with tempfile.TemporaryDirectory(prefix="guardproxy-") as folder:
         failure = Path(folder) / "failure"
@@ -165,7 +171,7 @@ def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
         options = {"factory": True, "workers": settings.server.workers, **_options(settings)}
         engine = EngineKeeper() if needs_engine(settings) else None
         with WorkerGroup(Path(folder), source, engine) as group:
-            Supervisor(uvicorn.Config("guardproxy.app.serving:worker", **options), group).run()
+            Supervisor(uvicorn.Config("guardproxy.app.worker_start:worker", **options), group).run()
         if failure.exists():
             raise ConfigError(failure.read_text("utf-8").splitlines())
     return 0
@@ -210,19 +216,29 @@ def worker() -> ASGIApp:
         service = Service(
             settings,
             source,
-            lambda: _end_all(arguments["failure"], service.failure),
+            lambda: _failed(arguments, service.failure),
             group=Path(arguments["folder"]),
             shared_limits=arguments["limits"],
         )
     except GuardproxyError as error:
-        _end_all(arguments["failure"], error)
+        _failed(arguments, error)
         raise SystemExit(1) from None
     return service.app
 
 
-def _end_all(failure: str, error: GuardproxyError | None) -> None:
-    """Write the error to the file `failure`, and end the parent process with all its workers."""
-    Path(failure).write_text(str(error), "utf-8")
+def _failed(arguments: Mapping[str, Any], error: GuardproxyError | None) -> None:
+    """A worker cannot start: end the parent process with all its workers, unless they have served.
+
+    Then the others go on, such as those whose audit store has gone since. This one ends after a while, in which it
+    answers that it is not ready, and the parent starts another one.
+    """
+    if (Path(arguments["folder"]) / SERVED).exists():
+        _serving_log.error("worker_cannot_start", error=str(error), again_s=_AGAIN_S)
+        ending = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM))
+        ending.daemon = True
+        ending.start()
+        return
+    Path(arguments["failure"]).write_text(str(error), "utf-8")
     os.kill(os.getppid(), signal.SIGTERM)
 
 

@@ -17,6 +17,8 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from guardproxy.app.engine_keeper import EngineKeeper
+from guardproxy.app.engine_link import SERVED
+from guardproxy.app.group_state import GroupState, KeptState
 from guardproxy.app.peers import Handler, Peer, connected, listening
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.reloading import Gone, Reloader
@@ -88,6 +90,7 @@ class WorkerGroup:
         self._reloader = Reloader(source.config, source.text, source.stamp, lambda: list(self._members))
         self._first = source.text
         self._engine = engine
+        self._state = KeptState()
         self._following: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="workers", daemon=True)
@@ -122,7 +125,7 @@ class WorkerGroup:
             self._loop.run_until_complete(self._engine.close())
 
     def _accept(self) -> Peer:
-        handlers: dict[str, Handler] = {"save": self._save, "scrape": self._scrape}
+        handlers: dict[str, Handler] = {"save": self._save, "scrape": self._scrape, **self._state.handlers}
         peer = Peer(handlers)
         worker = _RemoteWorker(peer)
         handlers["join"] = partial(self._join, worker)
@@ -145,6 +148,7 @@ class WorkerGroup:
     async def _join(self, worker: _RemoteWorker, _: object) -> Mapping[str, Any]:
         async with self._reloader.changing:
             self._members.append(worker)
+            (self._folder / SERVED).touch()
             new = self._reloader.text if self._reloader.text != self._first else None
             return {"text": new, "problems": self._reloader.problems}
 
@@ -169,6 +173,8 @@ class Membership:
     """A worker process in the group of its parent. `connect` first; `join` when its guard can judge."""
 
     def __init__(self, folder: Path, file: PolicyFile, metrics: Metrics) -> None:
+        self.state = GroupState(self._call)
+        """What the workers know together."""
         self._folder = folder
         self._file = file
         self._metrics = metrics
@@ -208,6 +214,9 @@ class Membership:
         if self._peer is None:
             raise RuntimeError("not connected")
         return self._peer
+
+    async def _call(self, name: str, value: Any, *, timeout_s: float) -> Any:
+        return await self._parent.call(name, value, timeout_s=timeout_s)
 
     async def _attempt(self, text: str) -> tuple[str, tuple[str, ...]]:
         async with self._one_at_a_time:

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from guardproxy.errors import GuardUnavailable
+from guardproxy.frozen import frozen
 from guardproxy.types import Category, Taxonomy
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Account:
     """A guard's account of itself.
 

@@ -1,11 +1,11 @@
 """What is asked: a check, for whom, and under which policy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from guardproxy.checkapi.fields import dumps, object_at, one_of, text_at, typed
 from guardproxy.errors import Unreadable
+from guardproxy.frozen import frozen
 from guardproxy.types import Check, Conversation, Message, Part, PartKind, Role, Side
 
 _ROLES: Final = get_args(Role)
@@ -19,7 +19,7 @@ _PART_KEYS: Final = ("text", "path", "kind", "note")
 _ASKER_KEYS: Final = ("client", "request", "answered")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caller:
     """For whom a check is asked (`asking.Asker`): the guard's queue is fair between clients, and between requests.
 
@@ -32,7 +32,7 @@ class Caller:
     answered: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CheckCall:
     """A check as it is asked. With a `policy`, the answer has its decision; empty: the verdict alone."""
 

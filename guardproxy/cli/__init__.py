@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from guardproxy import __version__
 from guardproxy.cli import (
@@ -38,6 +40,33 @@ _COMMANDS = (
     replay,
     completion,
 )
+
+
+# The exit status of a process that SIGTERM has ended, as a shell tells it.
+_TERMINATED = 128 + signal.SIGTERM
+
+
+def program() -> NoReturn:
+    """The program `guardproxy`: `main` with the arguments of the process, which SIGTERM ends at any moment.
+
+    Python's own end is left out: a thread in torch, such as one that still loads a model, crashes in it.
+    """
+    signal.signal(signal.SIGTERM, _terminate)  # without a handler, the first process of a container never gets it
+    try:
+        status = main()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == _TERMINATED:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)  # goes on behind it only in the first process of a container
+    os._exit(status)
+
+
+def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what runs now must be closed
+    raise SystemExit(_TERMINATED)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -110,8 +110,8 @@ def _verdict(verdict: "Verdict") -> list[str]:
     ]
     if verdict.leftover or verdict.outside:  # of generative guards only
         lines.append(
-            f"  probability of label lists not explored {verdict.leftover:.4f}, "
-            f"of tokens other than the verdict tokens {verdict.outside:.4f}"
+            f"  probabilities may be off by {verdict.leftover:.4f}; "
+            f"not seen on the verdict tokens {verdict.outside:.4f}"
         )
     if verdict.usage.cached:
         return [*lines, "  from the verdict cache"]

@@ -4,7 +4,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,11 @@ from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
     from guardproxy.evaluation.datasets import LabelledRow
-    from guardproxy.evaluation.scoring import ScoredRows
+    from guardproxy.evaluation.scoring import ScoredRows, ScoreStore
     from guardproxy.settings import Settings
 
 # The time limit of a check whose verdict, not speed, is measured: other programs may slow the machine down.
-UNHURRIED_S = 600.0
+UNHURRIED_S = 3600.0
 
 PLOT_HELP = "draw precision-recall and reliability curves as .png, .svg or .pdf"
 
@@ -257,21 +258,26 @@ def score_by(name: str, settings: "Settings", rows: "Sequence[LabelledRow]", arg
     from tqdm import tqdm
 
     from guardproxy import app
-    from guardproxy.evaluation.scoring import open_score_store, score
+    from guardproxy.evaluation.scoring import score
 
     guard = app.guard(patient(settings), args.data_dir)
     views = settings.policies.policies["default"].views if args.views else ()
-    with open_score_store(_score_store_path(args.data_dir), repr((_identity(settings, args.data_dir), views))) as store:
+    with open_scores(settings, args.data_dir, views) as store:
         if args.fresh:
             store.clear()
         with tqdm(total=len(rows), desc=name, unit="row", disable=None) as bar:
             return asyncio.run(score(rows, guard, store, bar.update, views))
 
 
-def _score_store_path(data_dir: str | None) -> Path:
+@contextmanager
+def open_scores(settings: "Settings", data_dir: str | None, views: Sequence[str] = ()) -> "Iterator[ScoreStore]":
+    """The stored scores of the guard of the settings on texts with these views. Raises ConfigError if unusable."""
+    from guardproxy.evaluation.scoring import open_score_store
     from guardproxy.sinks.database import data_folder
 
-    return data_folder(data_dir) / "scores.sqlite3"
+    path = data_folder(data_dir) / "scores.sqlite3"
+    with open_score_store(path, repr((_identity(settings, data_dir), views))) as store:
+        yield store
 
 
 def draw(scored: "dict[str, ScoredRows]", path: Path) -> None:

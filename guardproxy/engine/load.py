@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from guardproxy.engine import quantized
-from guardproxy.engine.model_files import locate, weights
+from guardproxy.engine.model_files import locate, weights, why_not_loaded
+from guardproxy.engine.tokenizer import without_limits
 from guardproxy.errors import ConfigError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -113,13 +113,6 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guardproxy" / name
 
 
-def without_limits(backend: Tokenizer) -> Tokenizer:
-    """The same tokenizer, which now neither truncates nor pads."""
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
 def _load(kind_name: str, model: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """The model by the auto class of transformers named `kind_name`."""
     # The embedded guard on a CPU needs no transformers, whose import takes seconds.
@@ -139,7 +132,7 @@ def _load(kind_name: str, model: str, device: torch.device, dtype: torch.dtype) 
     except SafetensorError as error:
         raise ConfigError(f"model {model!r}: its weights are damaged; download them again: {error}") from error
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise ConfigError(f"model {model!r}: {_why(error, hub=not Path(location).is_dir())}") from error
+        raise ConfigError(f"model {model!r}: {why_not_loaded(error, hub=not Path(location).is_dir())}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(f"model {model!r}: it has no fast tokenizer (tokenizer.json)")
     backend = without_limits(Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
@@ -175,25 +168,6 @@ def _converted(kind: Any, path: Path) -> Path:
         with contextlib.suppress(OSError):  # another process has made it in the meantime
             made.rename(folder)
     return folder
-
-
-def _why(error: Exception, *, hub: bool) -> str:
-    """Why a model from the hub or a directory does not load, and what the operator can do about it."""
-    text = str(error)
-    chain = f"{text} {error.__cause__}"
-    if hub and ("gated" in chain.lower() or re.search(r"\b40[13]\b", chain)):
-        return (
-            "the model is gated: accept its licence on huggingface.co with your account, then log in with "
-            "`hf auth login` or set HF_TOKEN, or name a local directory that holds it"
-        )
-    if hub and ("offline" in chain.lower() or "connect" in chain.lower() or "couldn't" in chain.lower()):
-        return (
-            "it is not in the local cache and huggingface.co cannot be reached: download it with `hf download` on a "
-            "machine that can reach it, and name the directory"
-        )
-    if isinstance(error, ImportError):
-        return f"a package is missing: {text.strip()}"
-    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 
 def context_length(config: Any) -> int:

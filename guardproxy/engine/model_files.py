@@ -1,5 +1,7 @@
 """Where the files of a model are. Without torch, whose import takes seconds: a wrong name is told at once."""
 
+import re
+from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,6 +13,10 @@ PACKAGED = {"embedded-small": "embedded/small", "embedded-large": "embedded/larg
 CASCADE = "embedded"
 # The folder of the model for many languages, which is too large to ship.
 TRAINED = "embedded-multilingual"
+
+# Blocks of a file that tell it from another one: 256 KiB of each.
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
+_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
 
 
 def locate(model: str) -> tuple[str, str | None]:
@@ -38,3 +44,56 @@ def locate(model: str) -> tuple[str, str | None]:
 def weights() -> Path:
     """The folder of the weights that ship in the package."""
     return Path(str(files("guardproxy") / "weights"))
+
+
+def weights_of(model: str) -> list[tuple[str, str]]:
+    """The names of a model's files on this machine, each with a digest of its size and of samples of its content.
+
+    Other weights have other digests, whatever their names and sizes; reading all of a large model would take minutes.
+    Empty for a model of a hub that has not been loaded here.
+    """
+    return [(place.name, _sampled(place)) for place in sorted(_files_of(model)) if place.is_file()]
+
+
+def _files_of(model: str) -> list[Path]:
+    if model in (CASCADE, *PACKAGED):
+        return [*(weights() / PACKAGED.get(model, CASCADE)).rglob("*")]
+    place = Path(model).expanduser()
+    if place.exists():
+        return [*place.iterdir()] if place.is_dir() else [place]
+    if not _HUB_ID.fullmatch(model):
+        return []
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - few models need what it imports
+
+    found = try_to_load_from_cache(model, "config.json")
+    return [*Path(found).parent.iterdir()] if isinstance(found, str) else []
+
+
+def _sampled(file: Path) -> str:
+    """A digest of a file's size and of blocks at even distances, the first and the last one among them."""
+    size = file.stat().st_size
+    digest = blake2b(str(size).encode(), digest_size=16)
+    with file.open("rb") as opened:
+        for number in range(_SAMPLES):
+            opened.seek(max(size - _SAMPLE_BYTES, 0) * number // (_SAMPLES - 1))
+            digest.update(opened.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def why_not_loaded(error: Exception, *, hub: bool) -> str:
+    """Why a model from the hub or a directory does not load, and what the operator can do about it."""
+    text = str(error)
+    chain = f"{text} {error.__cause__}"
+    if hub and ("gated" in chain.lower() or re.search(r"\b40[13]\b", chain)):
+        return (
+            "the model is gated: accept its licence on huggingface.co with your account, then log in with "
+            "`hf auth login` or set HF_TOKEN, or name a local directory that holds it"
+        )
+    if hub and ("offline" in chain.lower() or "connect" in chain.lower() or "couldn't" in chain.lower()):
+        return (
+            "it is not in the local cache and huggingface.co cannot be reached: download it with `hf download` on a "
+            "machine that can reach it, and name the directory"
+        )
+    if isinstance(error, ImportError):
+        return f"a package is missing: {text.strip()}"
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -113,7 +113,10 @@ class Scheduler:
             raise
 
     async def close(self) -> None:
-        """Release the model, after the slice that runs; jobs in the queue fail with GuardUnavailable."""
+        """Release the model, after the slice that runs; jobs in the queue fail with GuardUnavailable.
+
+        A model that is still loaded is not waited for: that may take minutes, and its thread ends behind it.
+        """
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.inbox.put(None)
@@ -121,6 +124,8 @@ class Scheduler:
                 encoding.shutdown(wait=False)  # what waits in it fails with GuardUnavailable, see `_encode`
             # A thread inside torch when the interpreter ends aborts the process, so wait for the slice that runs. The
             # wait must not block the loop, nor use an executor: executors take no more work at interpreter exit.
+            if not worker.ready.done():
+                return
             ended, _ = await asyncio.wait([asyncio.wrap_future(worker.ended)], timeout=_CLOSE_S)
             if ended:
                 worker.thread.join()  # returns at once: `ended` is the last thing that the thread sets

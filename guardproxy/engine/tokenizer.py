@@ -56,6 +56,13 @@ class PromptTokenizer:
         return out
 
 
+def without_limits(backend: Tokenizer) -> Tokenizer:
+    """The same tokenizer, which now neither truncates nor pads."""
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 def _without_first_space(backend: Tokenizer) -> Tokenizer:
     """The tokenizer for text behind a control token: `backend` without the space that it puts before the first text."""
     first = getattr(backend, "pre_tokenizer", None)

@@ -165,7 +165,7 @@ async def score(
         await guard.start()
         began = time.perf_counter()
         try:
-            out.failures = await _judge_all(missing, partial(_judge_views, guard, names), done)
+            out.failures = await _judge_all(missing, partial(judged, guard, names), done)
         finally:
             out.seconds = time.perf_counter() - began
             await guard.close()
@@ -224,7 +224,7 @@ async def _judge_patiently(judge: Callable[[Check], Awaitable[Score]], check: Ch
     return await retrying(judge, check)
 
 
-async def _judge_views(guard: Guard, names: Sequence[str], check: Check) -> Score:
+async def judged(guard: Guard, names: Sequence[str], check: Check) -> Score:
     """The score of a check: the worst verdict on its text and on the named views of it."""
     began = time.perf_counter()
     *before, turn = check.conversation.messages

@@ -6,12 +6,15 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from guardproxy.checkapi import verdict_fields, verdict_of
 from guardproxy.errors import ConfigError, GuardUnavailable
-from guardproxy.ports import Guard
+from guardproxy.ports import Guard, SharedState
 from guardproxy.types import Check, Message, Usage, Verdict
 
 # The digests of messages with one part of up to this many characters are cached.
 _SMALL = 4096
+# Verdicts that are on their way to the shared state; of more, the rest stays with this process.
+_MOST_PUTS = 256
 
 
 def check_key(check: Check) -> bytes:
@@ -56,11 +59,12 @@ class Cached:
     """A Guard that caches the `entries` most recently used verdicts of another guard.
 
     Equal checks at the same time share one call, which is cancelled when its last caller is. A failure reaches all
-    callers of its call and is not cached. A verdict from the cache has a usage of only `cached` and `windows`. Use it
-    from one event loop. Raises ConfigError if `entries` is below 1.
+    callers of its call and is not cached. A verdict from the cache has a usage of only `cached` and `windows`. What the
+    cache does not have is looked for in the `shared` state of several processes. Texts that are unfinished are not:
+    nobody else has the same piece of a stream. Use it from one event loop. Raises ConfigError if `entries` is below 1.
     """
 
-    def __init__(self, guard: Guard, entries: int) -> None:
+    def __init__(self, guard: Guard, entries: int, shared: SharedState | None = None) -> None:
         if entries < 1:
             raise ConfigError(f"a verdict cache needs room for 1 or more entries, not {entries}")
         self.name = guard.name
@@ -70,6 +74,8 @@ class Cached:
         self._entries = entries
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
         self._calls: dict[bytes, _SharedCall] = {}
+        self._shared = shared
+        self._putting: set[asyncio.Task[None]] = set()
 
     async def judge(self, check: Check) -> Verdict:
         """The verdict, from the cache if it has one. Raises what the guard raises."""
@@ -95,6 +101,8 @@ class Cached:
     async def close(self) -> None:
         """Close the guard and empty the cache."""
         self._verdicts.clear()
+        for task in self._putting:
+            task.cancel()
         await self._guard.close()
 
     def _key(self, check: Check) -> bytes:
@@ -102,11 +110,23 @@ class Cached:
         return hashlib.sha256(check_key(check) + self._identity).digest()
 
     async def _ask(self, key: bytes, check: Check) -> Verdict:
+        shared = None if check.unfinished else self._shared
+        if shared is not None and (known := await shared.get("verdict", key, verdict_of)) is not None:
+            return self._keep(key, known)
         verdict = await self._guard.judge(check)
-        self._verdicts[key] = _without_cost(verdict)
+        kept = self._keep(key, verdict)
+        if shared is not None and len(self._putting) < _MOST_PUTS:
+            task = asyncio.ensure_future(shared.put("verdict", key, verdict_fields(kept)))
+            self._putting.add(task)
+            task.add_done_callback(self._putting.discard)
+        return verdict
+
+    def _keep(self, key: bytes, verdict: Verdict) -> Verdict:
+        """Keep a verdict, as later callers get it."""
+        kept = self._verdicts[key] = _without_cost(verdict)
         if len(self._verdicts) > self._entries:
             self._verdicts.popitem(last=False)
-        return verdict
+        return kept
 
     async def _wait(self, key: bytes, call: _SharedCall) -> Verdict:
         """The call's verdict. A caller that is cancelled leaves the call to the others; the last one cancels it."""

@@ -38,13 +38,19 @@ class ReplicaLink(Protocol):
     name: str
 
     async def identity(self) -> GuardIdentity:
-        """What the replica is. Raises ReplicaFailed, with the ending `declined` as long as it cannot judge yet."""
+        """What the replica is. Raises ReplicaFailed, with the ending `declined` as long as it cannot judge yet.
+
+        Raises ConfigError if it can never judge for this guard.
+        """
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
         """The verdict, and the version of the guard that gave it. Cancelling the call drops the check there.
 
         Raises ReplicaFailed, and the GuardUnavailable, Overloaded or JudgingTooLong of the replica's guard.
         """
+
+    def facts(self) -> dict[str, str | int]:
+        """What the replica was found to be able to do, for people; {} if it need not be found out."""
 
     async def forget(self, stream: str) -> None:
         """Tell the replica that a streamed reply has ended. Raises ReplicaFailed."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from guardproxy.asking import current_asker
@@ -13,7 +13,7 @@ from guardproxy.engine.scheduler import ScheduledReadings, Scheduler, SchedulerS
 from guardproxy.engine.wait_policy import set_passive_wait_policy
 from guardproxy.engine.worker import Job
 from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable
-from guardproxy.ports import Family, LabelList, Prompt
+from guardproxy.ports import Family, LabelList, Prompt, Reading
 from guardproxy.types import Check, Conversation, Message, Part, Usage, Verdict
 
 # Rounding may move a probability this far out of [0, 1].
@@ -129,10 +129,7 @@ class LocalGuard:
         prompts = self._family.render(check)
         render_s = time.perf_counter() - began
         scheduled = await self._scheduler.read(ticket, prompts, check.stream)
-        verdict = self._family.parse(check, scheduled.readings, self.name)
-        # A family may pass on what its model returned without looking, and NaN compares false with every threshold.
-        if not all(-_ROUNDING <= probability <= 1 + _ROUNDING for probability in _probabilities(verdict)):
-            raise GuardUnavailable(f"guard {self.name!r} returned a probability outside [0, 1]")
+        verdict = parsed(self._family, check, scheduled.readings, self.name)
         return replace(verdict, usage=_usage(scheduled, render_s))
 
 
@@ -142,8 +139,6 @@ def open_local_guard(
     """A guard named `name` that runs a model in this process. Raises nothing: `start` raises ConfigError."""
 
     def load(probe: Prompt) -> Runner:
-        # P(unsafe) of several label lists together can be above a floor that each of them is below.
-        floor = model_options.floor if _label_lists(family) < 2 else 0.0
         if model_options.model != CASCADE:
             locate(model_options.model)  # a wrong name is told before torch is imported
         set_passive_wait_policy()
@@ -155,16 +150,31 @@ def open_local_guard(
             device=model_options.device,
             dtype=model_options.dtype,
             threads=model_options.threads,
-            floor=floor,
+            floor=floor_of(family, model_options.floor),
             max_batch_tokens=limits.max_batch_tokens,
         )
 
     return LocalGuard(name, family, load, limits)
 
 
-def _label_lists(family: Family) -> int:
-    """The number of label lists that one check is read for."""
-    return sum(isinstance(prompt.readout, LabelList) for prompt in family.render(PROBE))
+def floor_of(family: Family, floor: float) -> float:
+    """The P(unsafe) above which the label lists of `family` are read, if thresholds begin at `floor`.
+
+    P(unsafe) of several label lists together can be above a floor that each of them is below.
+    """
+    lists = sum(isinstance(prompt.readout, LabelList) for prompt in family.render(PROBE))
+    return floor if lists < 2 else 0.0
+
+
+def parsed(family: Family, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
+    """The family's verdict. Raises GuardUnavailable if a probability is none.
+
+    A family may pass on what its model returned without looking, and NaN compares false with every threshold.
+    """
+    verdict = family.parse(check, readings, guard)
+    if not all(-_ROUNDING <= probability <= 1 + _ROUNDING for probability in _probabilities(verdict)):
+        raise GuardUnavailable(f"guard {guard!r} returned a probability outside [0, 1]")
+    return verdict
 
 
 def _probabilities(verdict: Verdict) -> list[float]:

@@ -1,8 +1,7 @@
 """A replica of a guard that is reached over HTTP: `guardproxy guard`, on a port or on a Unix socket."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -19,6 +18,7 @@ from guardproxy.checkapi import (
     write_call,
 )
 from guardproxy.errors import ConfigError, GuardUnavailable, JudgingTooLong, Overloaded
+from guardproxy.guards.http_calls import HttpCalls
 from guardproxy.guards.links import GuardIdentity, ReplicaFailed, call_for
 from guardproxy.types import Check, Verdict
 from guardproxy.upstreams import Ending
@@ -26,11 +26,12 @@ from guardproxy.upstreams import Ending
 UNIX: Final = "unix:"
 """How the address of a replica on a Unix socket begins."""
 
-# The most bytes of an answer: a verdict has some thousands.
-_ANSWER_BYTES: Final = 1 << 20
 # What the guard itself has answered, and not the server in front of it.
 _OF_THE_GUARD: Final = frozenset({GuardUnavailable.code, Overloaded.code, JudgingTooLong.code})
 _TOO_MANY: Final = 429
+# By its value, a server between this process and several replicas can send the checks of a stream to one of them. The
+# name is Ray Serve's (RAY_SERVE_SESSION_ID_HEADER_KEY); others are told it.
+_STREAM_HEADER: Final = b"x-session-id"
 
 
 class HttpLink:
@@ -51,14 +52,8 @@ class HttpLink:
         connect_s: float = 2.0,
     ) -> None:
         self.name = url
-        base = base_of(url)
-        self._address = base.copy_with(raw_path=base.raw_path.rstrip(b"/") + CHECK.encode())
-        self._transport = transport
-        self._never_sent = never_sent
-        self._headers = [(b"host", base.netloc), (b"content-type", b"application/json")]
-        if key is not None:
-            self._headers.append((b"authorization", f"Bearer {key}".encode("latin-1")))
-        self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
+        self._calls = HttpCalls(base_of(url), transport, never_sent, key=key, connect_s=connect_s)
+        self._address = self._calls.url(CHECK)
         # Every answer names the guard in the same words, which are compared and not read.
         self._account: Any = None
         self._version = ""
@@ -66,7 +61,7 @@ class HttpLink:
 
     async def identity(self) -> GuardIdentity:
         """What the replica is. Raises ReplicaFailed, also while it is not ready."""
-        status, body = await self._call("GET", self._address)
+        status, body, _ = await self._calls.call("GET", self._address)
         if status != httpx.codes.OK:
             raise self._failed(status, body)
         try:
@@ -78,7 +73,8 @@ class HttpLink:
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
         """The verdict, and the version of the guard that gave it. Raises as `ReplicaLink.judge`."""
-        status, answer = await self._call("POST", self._address, write_call(call_for(check, asker)))
+        body = write_call(call_for(check, asker))
+        status, answer, _ = await self._calls.call("POST", self._address, body, _stream_header(check.stream))
         if status != httpx.codes.OK:
             if code_of(answer) in _OF_THE_GUARD or status == _TOO_MANY:
                 raise failure_of(status, answer)
@@ -89,13 +85,18 @@ class HttpLink:
             raise ReplicaFailed("failed", "its answer is not JSON") from None
         return verdict_of(fields), self._version_of(fields)
 
+    def facts(self) -> dict[str, str | int]:
+        """Nothing: every replica can do the same."""
+        return {}
+
     async def forget(self, stream: str) -> None:
         """Tell the replica that a streamed reply has ended. Raises ReplicaFailed."""
-        await self._call("DELETE", self._address.copy_with(query=f"stream={quote(stream, safe='')}".encode()))
+        query = f"stream={quote(stream, safe='')}".encode()
+        await self._calls.call("DELETE", self._address.copy_with(query=query), headers=_stream_header(stream))
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._transport.aclose()
+        await self._calls.close()
 
     def _version_of(self, fields: Mapping[str, Any]) -> str:
         account = fields.get("account")
@@ -118,45 +119,9 @@ class HttpLink:
         ending: Ending = "declined" if status == httpx.codes.SERVICE_UNAVAILABLE else "failed"
         return ReplicaFailed(ending, f"it answers {status}{f', {code}' if code else ''}")
 
-    async def _call(self, method: str, url: httpx.URL, body: bytes = b"") -> tuple[int, bytes]:
-        """The status and the body of an answer. Raises ReplicaFailed."""
-        headers = [*self._headers, (b"content-length", b"%d" % len(body))]
-        request = httpx.Request(
-            method, url, headers=headers, stream=httpx.ByteStream(body), extensions=self._extensions
-        )
-        try:
-            async with _answer(self._transport, request) as response:
-                return response.status_code, await _body(response)
-        except ReplicaFailed:
-            raise
-        except Exception as error:  # noqa: BLE001 - the transport raises errors of its own for malformed answers
-            if isinstance(error, httpx.HTTPError) and self._never_sent(error):
-                raise ReplicaFailed("unsent", f"it cannot be reached ({_kind(error)})") from None
-            raise ReplicaFailed("unknown", f"it broke the connection off ({_kind(error)})") from None
 
-
-async def _body(response: httpx.Response) -> bytes:
-    pieces, size = [], 0
-    async for piece in response.aiter_raw():
-        pieces.append(piece)
-        size += len(piece)
-        if size > _ANSWER_BYTES:
-            raise ReplicaFailed("failed", f"its answer has more than {_ANSWER_BYTES} bytes")
-    return b"".join(pieces)
-
-
-def _kind(error: Exception) -> str:
-    """The name of an error. Its text is left out: it may quote the answer."""
-    return type(error.__cause__ or error).__name__
-
-
-@asynccontextmanager
-async def _answer(transport: httpx.AsyncBaseTransport, request: httpx.Request) -> AsyncIterator[httpx.Response]:
-    response = await transport.handle_async_request(request)
-    try:
-        yield response
-    finally:
-        await response.aclose()
+def _stream_header(stream: str | None) -> list[tuple[bytes, bytes]]:
+    return [] if stream is None else [(_STREAM_HEADER, quote(stream, safe="", errors="surrogatepass").encode())]
 
 
 def base_of(url: str) -> httpx.URL:

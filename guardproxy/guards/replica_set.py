@@ -76,7 +76,8 @@ class ReplicaSet:
         self._floor = floor
         self._check_every_s = check_every_s
         self._start_s = start_s
-        self._identity: GuardIdentity | None = None
+        self.identity: GuardIdentity | None = None
+        """What all replicas are, as soon as one has said it."""
         self._watching: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -105,6 +106,8 @@ class ReplicaSet:
         try:
             async with asyncio.timeout(self._start_s):
                 identity = await one.link.identity()
+        except ConfigError as error:
+            return str(error)
         except (ReplicaFailed, TimeoutError) as failure:
             log.warning("replica_down", guard=self._guard, replica=one.link.name, reason=str(failure) or "no answer")
             return ""
@@ -114,20 +117,20 @@ class ReplicaSet:
 
     async def ensure_known(self, one: Replica) -> None:
         """Ask a replica what it is, unless that is known. Raises ReplicaFailed if it is another guard."""
-        if not one.standing.known and (problem := self._accepted(one, await one.link.identity())):
+        if not one.standing.known and (problem := self._accepted(one, await _said(one.link))):
             raise ReplicaFailed("failed", problem)
 
     def check_version(self, version: str) -> None:
         """Raise ReplicaFailed if a verdict was not given by this guard."""
-        if self._identity is None or version != self._identity.version:
+        if self.identity is None or version != self.identity.version:
             raise ReplicaFailed("failed", f"the verdict is of another guard, version {version}")
 
     def _accepted(self, one: Replica, identity: GuardIdentity) -> str:
         """Use a replica if it is one of this guard's; otherwise say why not."""
         problem = self._difference(one.link.name, identity)
         one.standing.other, one.standing.known = bool(problem), not problem
-        if not problem and self._identity is None:
-            self._identity = identity
+        if not problem and self.identity is None:
+            self.identity = identity
         if problem and problem != one.told:
             log.error("replica_is_another_guard", guard=self._guard, replica=one.link.name, reason=problem)
         one.told = problem
@@ -144,7 +147,7 @@ class ReplicaSet:
                 f"the replica {name} reads categories only of texts whose P(unsafe) is {identity.floor:g} or more, and "
                 f"a threshold here is {self._floor:g}; lower the thresholds of its own file"
             )
-        known = self._identity
+        known = self.identity
         if known is not None and (identity.name, identity.version) != (known.name, known.version):
             return (
                 f"the replica {name} runs {identity.name}, version {identity.version}, and the others {known.name}, "
@@ -171,7 +174,7 @@ class ReplicaSet:
         ending: Ending | None = None
         try:
             async with asyncio.timeout(self._check_every_s):
-                identity = await one.link.identity()
+                identity = await _said(one.link)
             self._accepted(one, identity)
             # Answers to this question do not make up for checks that fail.
             ending = None if was_known and not permit.probe else "answered"
@@ -215,3 +218,15 @@ class ReplicaSet:
         """Whether every replica is in use, and its counts, by its name."""
         now = self.clock()
         return {name: (one.standing.usable(now), one.counts) for name, one in self.by_name.items()}
+
+    def facts(self) -> dict[str, dict[str, str | int]]:
+        """What every replica was found to be able to do, by its name, of those of which it had to be found out."""
+        return {name: facts for name, one in self.by_name.items() if (facts := one.link.facts())}
+
+
+async def _said(link: ReplicaLink) -> GuardIdentity:
+    """What a replica says that it is. Raises ReplicaFailed, also if it can never judge for the guard."""
+    try:
+        return await link.identity()
+    except ConfigError as error:
+        raise ReplicaFailed("failed", str(error)) from error

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from guardproxy.asking import Asker, current_asker
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
-from guardproxy.guards.links import ReplicaFailed, ReplicaLink
+from guardproxy.guards.links import GuardIdentity, ReplicaFailed, ReplicaLink
 from guardproxy.guards.replica_set import Replica, ReplicaSet
 from guardproxy.observe.replica_metrics import ReplicaReport
 from guardproxy.replicas import Hedging, ReplicaState, in_order, next_of
@@ -116,9 +116,21 @@ class ReplicaGuard:
         for name in self._streams.pop(stream, ()):
             self._begin(self._forget(self._replicas.by_name[name].link, stream))
 
+    @property
+    def identity(self) -> GuardIdentity | None:
+        """What all replicas are; None as long as none has said it."""
+        return self._replicas.identity
+
     def states(self) -> dict[str, ReplicaState]:
         """The state of every replica by its name."""
         return self._replicas.states()
+
+    def about(self) -> dict[str, ReplicaState | dict[str, str | int]]:
+        """The state of every replica by its name, with what it was found to be able to do, if that was asked."""
+        facts = self._replicas.facts()
+        return {
+            name: {"state": state, **facts[name]} if name in facts else state for name, state in self.states().items()
+        }
 
     def report(self) -> ReplicaReport:
         """Whether every replica is in use, and its counts, by its name."""

@@ -20,6 +20,7 @@ _LEAST: Final = frozenset(
         "guardproxy_ready",
         "guardproxy_upstream_up",
         "guardproxy_guard_replica_up",
+        "guardproxy_shared_state_up",
         "guardproxy_config_last_reload_successful",
         "process_start_time_seconds",
         "process_max_fds",

@@ -17,6 +17,7 @@ from guardproxy.observe.alert_metrics import AlertMetrics
 from guardproxy.observe.families import Families, families_of, rendered
 from guardproxy.observe.replica_metrics import ReplicaCollector, ReplicaReport
 from guardproxy.observe.state import ServerState, StateCollector
+from guardproxy.observe.state_metrics import SharedStateCollector, StateCounts
 from guardproxy.observe.upstream_metrics import UpstreamMetrics
 from guardproxy.policy import UNSAFE, PolicySet, SideRules
 from guardproxy.types import SEVERITY, ActionName, Record, Side, Usage
@@ -228,6 +229,10 @@ class Metrics:
     def replicas_from(self, reports: Callable[[], Mapping[str, ReplicaReport]]) -> None:
         """Call `reports` for the replicas of each guard, by its name, when metrics are rendered."""
         self._registry.register(ReplicaCollector(reports))
+
+    def shared_state_from(self, report: Callable[[], tuple[bool, StateCounts]]) -> None:
+        """Call `report` for whether the shared state is up, and its counts, when metrics are rendered."""
+        self._registry.register(SharedStateCollector(report))
 
     def queue_from(self, queues: Callable[[], Iterable[tuple[int, float]]]) -> None:
         """Call `queues` for the checks that wait or run at each guard, and their seconds, when metrics are rendered."""

@@ -13,11 +13,12 @@ from guardproxy.errors import AuditUnavailable
 from guardproxy.observe.masking import TextRule
 from guardproxy.observe.metrics import Metrics
 from guardproxy.observe.records import masked_record
-from guardproxy.offload import computed
+from guardproxy.offload import computed_aside
 from guardproxy.ports import Sink
 from guardproxy.types import Record
 
-_BATCH_RECORDS = 128  # the most records in one write, which takes the event loop some 10 ms
+_BATCH_RECORDS = 128  # the most records in one write
+_BATCH_CHARACTERS = 1024 * 1024  # and the most characters, unless a single record has more
 _GATHER_S = 0.1  # how long a record waits for others: a transaction costs as much as a dozen records in it
 _QUEUE_CHARACTERS = 64 * 1024 * 1024  # the most characters of text in the queue of one sink
 _ATTEMPTS = 3
@@ -75,7 +76,7 @@ class _PendingRecord:
 
 async def _masked(batch: "Sequence[_QueuedRecord]") -> list[Record]:
     """Mask the records of a batch, long ones on a thread."""
-    return await computed(sum(item.characters for item, _ in batch), lambda: [item.masked() for item, _ in batch])
+    return await computed_aside(sum(item.characters for item, _ in batch), lambda: [item.masked() for item, _ in batch])
 
 
 # A record, and the future that waits until it is stored.
@@ -156,7 +157,13 @@ class _SinkQueue:
                     await self._due.wait()
 
     async def _write_batch(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH_RECORDS))]
+        batch = [self._waiting.popleft()]
+        characters = batch[0][0].characters
+        while self._waiting and len(batch) < _BATCH_RECORDS:
+            characters += self._waiting[0][0].characters
+            if characters > _BATCH_CHARACTERS:
+                break
+            batch.append(self._waiting.popleft())
         self._characters -= sum(item.characters for item, _ in batch)
         try:
             await self._write(await _masked(batch))

@@ -1,8 +1,8 @@
 """What may take the place of a streamed reply of which the client has nothing yet."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from guardproxy.frozen import frozen
 from guardproxy.types import Refuse, ReplyInfo
 
 
@@ -37,7 +37,7 @@ def _no() -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InPlace:
     """What the caller can still do while a stream has sent nothing, and wants to know of it.
 

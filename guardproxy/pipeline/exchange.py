@@ -1,9 +1,10 @@
 """What the pipeline passes on: an exchange, and a turn with what was found and decided about it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from guardproxy.errors import GuardUnavailable
+from guardproxy.frozen import frozen
 from guardproxy.pipeline.exclusions import CountedVerdict
 from guardproxy.pipeline.known_turns import TurnScores
 from guardproxy.pipeline.turns import Turn
@@ -12,7 +13,7 @@ from guardproxy.ports import Request, Wire
 from guardproxy.types import SEVERITY, Decision, Origin, Outcome, Verdict
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConversationPlace:
     """Where a request stands in its conversation.
 
@@ -26,7 +27,7 @@ class ConversationPlace:
     tools: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Exchange:
     """What all turns of one request and its reply have in common.
 
@@ -91,7 +92,7 @@ class Case(Protocol):
     def place(self) -> ConversationPlace | None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JudgedTurn:
     """A turn with its verdict, decision and outcome.
 
@@ -128,7 +129,7 @@ class JudgedTurn:
         return self.verdict is not None and not self.error and not self.undecoded and unchanged
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Judgement:
     """The verdict on a message and the decision; the other fields as in `JudgedTurn`.
 

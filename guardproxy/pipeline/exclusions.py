@@ -3,8 +3,9 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from guardproxy.frozen import frozen
 from guardproxy.observe.masking import text_hash
 from guardproxy.policy import ANY, UNSAFE, Policy, decide
 from guardproxy.reviews import Exclusion
@@ -13,7 +14,7 @@ from guardproxy.verdicts import worst_of_views
 from guardproxy.views import PART, joined
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CountedVerdict:
     """What counts of a verdict in decisions: without the findings that `exclusions` cover."""
 

@@ -1,8 +1,8 @@
 """All judged turns of one request: which are current, which are refused, and the texts that change. Pure."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
+from guardproxy.frozen import frozen
 from guardproxy.languages.detect import languages_in
 from guardproxy.pipeline.exchange import JudgedTurn
 from guardproxy.pipeline.known_history import KnownHistory
@@ -11,7 +11,7 @@ from guardproxy.policy import HistoryMode, Policy, language_note, worst
 from guardproxy.types import Coverage, Decision, Edit, Message, Pass, Refuse, Replace, Steer
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JudgedRequest:
     """The judged turns of a request in order, joined turns last; `new_texts` of rewritten parts by their path.
 

@@ -7,9 +7,10 @@ judged, which count as current in every request, no history is known.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
+from guardproxy.frozen import frozen
 from guardproxy.pipeline.by_messages import ByMessages
 from guardproxy.pipeline.exchange import JudgedTurn
 from guardproxy.pipeline.known_turns import Prefix
@@ -20,7 +21,7 @@ from guardproxy.types import Coverage, Message
 _TRIED = 3  # beginnings of turns, the last one first
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KnownHistory:
     """What is known of the first `size` messages of a conversation.
 

@@ -8,10 +8,10 @@ kept with it, because the same policy decides the same; exclusions, which change
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
+from guardproxy.frozen import frozen
 from guardproxy.pipeline.turns import Turn
 from guardproxy.policy import Policy
 from guardproxy.types import Decision, Message, Verdict
@@ -23,7 +23,7 @@ Prefix = bytes
 """A hash of a conversation up to and including a message: of roles, and of kinds, paths, texts and notes of parts."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TurnScores:
     """What is known of a turn before the policy decides, with uncalibrated probabilities.
 

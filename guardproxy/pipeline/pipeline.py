@@ -1,10 +1,11 @@
 """Requests, replies and upstream errors: every turn is judged; the most severe decision on the current turn applies."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, UpstreamUnreadable
+from guardproxy.frozen import frozen
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
 from guardproxy.pipeline.before_start import NOTHING, AskAgain, InPlace, asking_again
@@ -25,17 +26,10 @@ from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.together import judged_together
 from guardproxy.pipeline.traits import ORDINARY, GuardTraits
-from guardproxy.pipeline.turns import (
-    coverage_of,
-    edited,
-    is_full,
-    recent_context,
-    reply_turn,
-    with_undecoded,
-)
+from guardproxy.pipeline.turns import coverage_of, edited, is_full, recent_context, reply_turn, with_undecoded
 from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import OnFailure, Policy, on_failure, worst
-from guardproxy.ports import Action, Guard
+from guardproxy.ports import Action, Guard, SharedState
 from guardproxy.types import (
     SEVERITY,
     ActionName,
@@ -53,7 +47,7 @@ from guardproxy.types import (
 Extent = Literal["full", "partial"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestReview:
     """The review of a request. Forward `body` unless there is a `refusal`.
 
@@ -70,7 +64,7 @@ class RequestReview:
     coverage: Extent
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReplyReview:
     """The review of a whole reply. Send `body`, unless there is a `refusal`, an error; or what `again` brings."""
 
@@ -82,7 +76,7 @@ class ReplyReview:
     again: AskAgain | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ErrorReview:
     """The review of an upstream's error. If it `passes`, send its bytes to the client, else an error without them.
 
@@ -102,7 +96,7 @@ class Pipeline:
     A reply of more than `max_characters` is not judged, and so refused, unless the policy only monitors streams. A text
     whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
     recorded. With `infer_sessions`, requests that name no session get that of the request that they continue. A guard
-    without a model (`traits`) need not tell the canaries apart.
+    without a model (`traits`) need not tell the canaries apart. What is known of replies is `shared` by processes.
     """
 
     def __init__(
@@ -119,6 +113,7 @@ class Pipeline:
         exclusions: Exclusions | None = None,
         infer_sessions: bool = False,
         traits: GuardTraits = ORDINARY,
+        shared: SharedState | None = None,
     ) -> None:
         self._conversations = Conversations(infer=infer_sessions)
         self._own_texts = OwnTexts(guard.taxonomy)
@@ -134,8 +129,7 @@ class Pipeline:
             traits=traits,
         )
         self._metrics = metrics
-        self._replies = JudgedReplies()
-        self._withheld = WithheldReplies()
+        self._replies, self._withheld = JudgedReplies(shared), WithheldReplies(shared)
         self._held = HeldBytes(max_held_bytes, max_characters)
         metrics.held_from(lambda: self._held.all)
         self._unattended = Unattended(after_disconnect_s, max_held_bytes)
@@ -186,8 +180,8 @@ class Pipeline:
         return await self._unattended.attended(self._review_request(exchange), len(exchange.request.raw))
 
     async def _review_request(self, exchange: Exchange) -> RequestReview:
-        exchange = await self._conversations.placed(self._withheld.left_out(exchange))
-        exchange = self._replies.without_known(exchange)
+        exchange = await self._conversations.placed(await self._withheld.left_out(exchange))
+        exchange = await self._replies.without_known(exchange)
         messages, history = exchange.request.conversation.messages, exchange.policy.history
         policies = exchange.policies or (exchange.policy,)
         size, known = len(exchange.request.raw), None
@@ -222,9 +216,9 @@ class Pipeline:
             exchange = _with_messages(exchange, with_undecoded(messages, undecoded))
         return await computed(size, _request_review, exchange, judged, dropped, _extent(coverage))
 
-    def gave_resumed(self, exchange: Exchange, upstreams: Sequence[tuple[str, str]]) -> str:
+    async def gave_resumed(self, exchange: Exchange, upstreams: Sequence[tuple[str, str]]) -> str:
         """The name of the one of the `upstreams` (address, name) that gave the resumed reply; empty if unknown."""
-        return self._replies.giver(self._withheld.left_out(exchange), upstreams)
+        return await self._replies.giver(await self._withheld.left_out(exchange), upstreams)
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         """Judge every choice of a whole reply.
@@ -250,17 +244,17 @@ class Pipeline:
         _, coverage = await computed(len(body), covered, reply.choices, exchange.policy, judged, failed=failed)
         info = reply.info if exchange.attempt == 1 else replace(reply.info, attempt=exchange.attempt)
         await self.judging.record(exchange, judged, coverage, reply=info)
-        self._replies.gave(exchange, reply.info.id)
+        await self._replies.gave(exchange, reply.info.id)
         if failure := _failure_of(judged):
             raise _of_reply(failure)
         if all(choice.passed for choice in judged):
-            self._replies.remember(exchange, reply.id)
+            await self._replies.remember(exchange, reply.id)
         outcomes: dict[int, ReplyOutcome] = {
             choice.choice: outcome for choice in judged if isinstance(outcome := choice.outcome, Replace | Refuse)
         }
         refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse)]
         if refusals:
-            self._withheld.note(exchange, reply.info.id)
+            await self._withheld.note(exchange, reply.info.id)
         is_error = exchange.wire.refuses_by_error
         as_error = next((one for one in refusals if is_error or one.shape == "error"), None)
         if outcomes:

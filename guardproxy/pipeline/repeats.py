@@ -2,9 +2,9 @@
 
 from asyncio import Future
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import partial
 
+from guardproxy.frozen import frozen
 from guardproxy.pipeline.conversations import following
 from guardproxy.pipeline.exchange import Case, JudgedTurn
 from guardproxy.policy import Policy, decide
@@ -16,7 +16,7 @@ _Decided = tuple[object, ...]
 _Key = tuple[str, str, bytes, int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recordable:
     """What tells a turn from others, what a record would say of it, and whether nobody got its text."""
 

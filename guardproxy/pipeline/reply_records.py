@@ -63,9 +63,9 @@ class ReplyRecords:
             is_late,
             check.counted,
         )
-        self._replies.gave(self._exchange, self._stream.info.id)
+        await self._replies.gave(self._exchange, self._stream.info.id)
         if judged.passed:
-            self._replies.remember(self._exchange, self._stream.id)
+            await self._replies.remember(self._exchange, self._stream.id)
         self._waiting[choice] = judged
         if self._judging.required:
             await self.write()

@@ -4,9 +4,10 @@ import asyncio
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from guardproxy.frozen import frozen
 from guardproxy.offload import computed
 from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.gathering import gathered
@@ -23,7 +24,7 @@ from guardproxy.types import Message, Part, Pass, Refuse
 _AT_ONCE = 128  # known turns that are decided about before other tasks run
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Plan:
     """What is judged of a request, from the message `first` on.
 

@@ -1,15 +1,53 @@
 """Conversations that an upstream keeps: which of its replies, named by a later request, were judged here."""
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import Any, Generic, TypeVar
 
 from guardproxy.pipeline.exchange import Exchange
 from guardproxy.policy import UNSAFE, Policy, Rule, SideRules
+from guardproxy.ports import SharedState, StateKind
 from guardproxy.types import Conversation
+
+V = TypeVar("V")
 
 # How many ids are kept. The least recently named id is removed first; its reply is opaque from then on.
 _MAX_IDS = 100_000
+
+
+class _Memory(Generic[V]):
+    """What this process remembers of replies by their keys, in front of what several processes `shared`, if they do."""
+
+    def __init__(self, kind: StateKind, read: Callable[[Any], V], shared: SharedState | None) -> None:
+        self._kind: StateKind = kind
+        self._read = read
+        self._shared = shared
+        self._known: OrderedDict[tuple[str, ...], V] = OrderedDict()
+
+    async def find(self, key: tuple[str, ...]) -> V | None:
+        """The value, None if it is not known."""
+        known = self._known.get(key)
+        if known is not None:
+            self._known.move_to_end(key)
+        elif self._shared is not None:
+            known = await self._shared.get(self._kind, _written(key), self._read)
+            if known is not None:
+                self._note(key, known)
+        return known
+
+    async def keep(self, key: tuple[str, ...], value: V) -> None:
+        """Remember a value. When this returns, the processes that share it know it, if they can."""
+        is_new = self._known.get(key) != value
+        self._note(key, value)
+        if is_new and self._shared is not None:
+            await self._shared.put(self._kind, _written(key), value)
+
+    def _note(self, key: tuple[str, ...], value: V) -> None:
+        self._known[key] = value
+        self._known.move_to_end(key)
+        if len(self._known) > _MAX_IDS:
+            self._known.popitem(last=False)
 
 
 class JudgedReplies:
@@ -18,49 +56,44 @@ class JudgedReplies:
     A reply counts as judged only for the policy that judged it. Of every reply it remembers who gave it.
     """
 
-    def __init__(self) -> None:
-        self._ids: OrderedDict[tuple[str, ...], str] = OrderedDict()  # with the policy that judged the reply
-        self._givers: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()  # address and name
+    def __init__(self, shared: SharedState | None = None) -> None:
+        self._passed = _Memory[str]("passed", _name, shared)  # the policy that judged the reply
+        self._givers = _Memory[tuple[str, str]]("giver", _two_names, shared)  # address and name
 
-    def gave(self, exchange: Exchange, reply_id: str) -> None:
+    async def gave(self, exchange: Exchange, reply_id: str) -> None:
         """Remember which upstream gave a reply, also if it was withheld or goes on in the background.
 
         The upstream has it in any case, and no other one has.
         """
         if reply_id and exchange.wire.resumable:
-            key = exchange.origin.client, reply_id
-            self._givers[key] = exchange.origin.upstream, exchange.account
-            self._givers.move_to_end(key)
-            if len(self._givers) > _MAX_IDS:
-                self._givers.popitem(last=False)
+            await self._givers.keep((exchange.origin.client, reply_id), (exchange.origin.upstream, exchange.account))
 
-    def remember(self, exchange: Exchange, reply_id: str) -> None:
+    async def remember(self, exchange: Exchange, reply_id: str) -> None:
         """Remember a reply that was judged and passed, as its request was.
 
         Unreadable content taints every continuation: if the request has any, an unknown earlier reply included, the
         reply is not remembered.
         """
-        messages = self.without_known(exchange).request.conversation.messages
-        if reply_id and not any(message.opaque for message in messages):
-            self._ids[_key(exchange, reply_id)] = exchange.policy.name
-            if len(self._ids) > _MAX_IDS:
-                self._ids.popitem(last=False)
+        if not reply_id:
+            return
+        messages = (await self.without_known(exchange)).request.conversation.messages
+        if not any(message.opaque for message in messages):
+            await self._passed.keep(_key(exchange, reply_id), exchange.policy.name)
 
-    def giver(self, exchange: Exchange, upstreams: Collection[tuple[str, str]]) -> str:
+    async def giver(self, exchange: Exchange, upstreams: Collection[tuple[str, str]]) -> str:
         """The name of the upstream that gave the reply which the request resumes or is about; empty if unknown.
 
         `upstreams` are the address and the name of each that is possible.
         """
         resumed = exchange.request.resumes
-        known = None if resumed is None else self._givers.get((exchange.origin.client, resumed.text))
+        known = None if resumed is None else await self._givers.find((exchange.origin.client, resumed.text))
         return known[1] if known is not None and known in upstreams else ""
 
-    def without_known(self, exchange: Exchange) -> Exchange:
+    async def without_known(self, exchange: Exchange) -> Exchange:
         """The exchange; if its request resumes a remembered reply, without the opaque part that stands for it."""
         resumed = exchange.request.resumes
-        if resumed is None or self._ids.get(_key(exchange, resumed.text)) != exchange.policy.name:
+        if resumed is None or await self._passed.find(_key(exchange, resumed.text)) != exchange.policy.name:
             return exchange
-        self._ids.move_to_end(_key(exchange, resumed.text))
         messages = tuple(
             replace(message, parts=tuple(part for part in message.parts if part.path != resumed.path))
             for message in exchange.request.conversation.messages
@@ -76,27 +109,26 @@ class WithheldReplies:
 
     The upstream is not part of the key: it is chosen by the reply that the request goes on from in the end. Neither is
     the policy: a request that another route or the caller's choice puts under another one must not go on from it.
-    One process remembers. A store that several share has the same two methods, keys and values.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: SharedState | None = None) -> None:
         # The reply before, and whether the reply was withheld when its conversation was known.
-        self._before: OrderedDict[tuple[str, str], tuple[str, bool]] = OrderedDict()
+        self._before = _Memory[tuple[str, bool]]("withheld", _name_and_whether, shared)
 
-    def note(self, exchange: Exchange, reply_id: str) -> None:
+    async def note(self, exchange: Exchange, reply_id: str) -> None:
         """Remember a withheld reply, if its protocol lets a request go on from it.
 
         A request without messages retrieves the reply: the one before it is then as it was known, or none.
         """
-        if reply_id and exchange.wire.resumable:
-            resumed, key = exchange.request.resumes, (exchange.origin.client, reply_id)
-            before = resumed.text if resumed else ""
-            is_retrieval = not exchange.request.conversation.messages
-            self._before[key] = self._before.get(key, ("", False)) if is_retrieval else (before, True)
-            if len(self._before) > _MAX_IDS:
-                self._before.popitem(last=False)
+        if not reply_id or not exchange.wire.resumable:
+            return
+        resumed, key = exchange.request.resumes, (exchange.origin.client, reply_id)
+        if exchange.request.conversation.messages:
+            await self._before.keep(key, (resumed.text if resumed else "", True))
+        else:
+            await self._before.keep(key, await self._before.find(key) or ("", False))
 
-    def left_out(self, exchange: Exchange) -> Exchange:
+    async def left_out(self, exchange: Exchange) -> Exchange:
         """The exchange; a request from a withheld reply goes on from the one before it, unless the policy allows it.
 
         The reply itself stays withheld when it is retrieved: without its conversation it may look harmless. Raises
@@ -105,11 +137,10 @@ class WithheldReplies:
         resumed = exchange.request.resumes
         if resumed is None or exchange.policy.history == "allow":
             return exchange
-        key = exchange.origin.client, resumed.text
-        if key not in self._before:
+        known = await self._before.find((exchange.origin.client, resumed.text))
+        if known is None:
             return exchange
-        self._before.move_to_end(key)
-        before, in_conversation = self._before[key]
+        before, in_conversation = known
         if exchange.request.conversation.messages:
             return replace(exchange, request=exchange.wire.continued(exchange.request, before))
         of_reply = in_conversation and not exchange.request.path.partition("?")[0].endswith("/input_items")
@@ -130,3 +161,25 @@ def _withholding(policy: Policy) -> Policy:
 def _key(exchange: Exchange, reply_id: str) -> tuple[str, ...]:
     """The key of a remembered reply: an id is valid at its own upstream, and for the client that received it."""
     return exchange.origin.upstream, exchange.account, exchange.origin.client, reply_id
+
+
+def _written(key: tuple[str, ...]) -> bytes:
+    return repr(key).encode(errors="surrogatepass")
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a name is no string")
+    return value
+
+
+def _two_names(value: Any) -> tuple[str, str]:
+    first, second = value
+    return _name(first), _name(second)
+
+
+def _name_and_whether(value: Any) -> tuple[str, bool]:
+    name, whether = value
+    if not isinstance(whether, bool):
+        raise TypeError("a value is neither true nor false")
+    return _name(name), whether

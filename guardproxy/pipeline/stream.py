@@ -230,17 +230,17 @@ class StreamReview:
         await self._records.add(ask.choice, check, outcome, complete=True)
         if check.failure is not None and not isinstance(check.failure, JudgingTooLong):
             self._ended.add(ask.choice)
-            self._withheld.note(self._exchange, self._stream.info.id)
+            await self._withheld.note(self._exchange, self._stream.info.id)
             raise check.failure
-        return self._ending(ask.choice, outcome)
+        return await self._ending(ask.choice, outcome)
 
-    def _ending(self, choice: int, outcome: Replace | Refuse) -> bytes:
+    async def _ending(self, choice: int, outcome: Replace | Refuse) -> bytes:
         """The bytes that end a choice; none but the waiting frames if the client has its end already.
 
         Raises AskAgain or RefusedBeforeStart if another reply or an error can still take the place of the whole stream.
         """
         if isinstance(outcome, Refuse):
-            self._withheld.note(self._exchange, self._stream.info.id)
+            await self._withheld.note(self._exchange, self._stream.info.id)
         if isinstance(outcome, Refuse) and self._frames_before_text is not None:
             if outcome.again and self._in_place.may_ask_again():
                 self._ended.add(choice)
@@ -305,7 +305,7 @@ class StreamReview:
                 self._latest[choice] = check
                 has_end = choice in self._finished and self._exchange.policy.stream.mode == "monitor"
                 await self._records.add(choice, check, Pass() if has_end else outcome, complete=False)
-            out.append(self._ending(choice, outcome))
+            out.append(await self._ending(choice, outcome))
         rest, _ = await self._released(self._hold.held_frames)
         return b"".join([*out, self._after_waiting_frames(rest), self._stream.close()])
 
@@ -390,7 +390,7 @@ class StreamReview:
         stops = SEVERITY[check.decision.action] >= SEVERITY["rewrite"]
         outcome = refusal(policy, check.decision) if stops and not monitored else Pass()
         if isinstance(outcome, Refuse):
-            self._withheld.note(self._exchange, self._stream.info.id)
+            await self._withheld.note(self._exchange, self._stream.info.id)
         await self._records.add(choice, check, outcome, complete=self._stream.is_complete(choice))
 
 

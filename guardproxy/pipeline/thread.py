@@ -4,15 +4,16 @@ Harm that is spread over several turns shows in no single one of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
+from guardproxy.frozen import frozen
 from guardproxy.pipeline.turns import in_scope, turn_starts
 from guardproxy.policy import JudgeScope, Policy
 from guardproxy.types import Message
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UserTurn:
     """What the user wrote in one turn of the conversation, without the results of tools.
 

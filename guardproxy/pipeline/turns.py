@@ -2,11 +2,12 @@
 
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise, takewhile
 from types import MappingProxyType
 
+from guardproxy.frozen import frozen
 from guardproxy.policy import JudgeScope, Policy
 from guardproxy.types import Coverage, Message, Part, PartKind, Replace, Role
 from guardproxy.views import says_something
@@ -23,7 +24,7 @@ _TOO_MANY = "too many encodings"
 _OWN = "policy: a text of guardproxy itself is not judged"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Turn:
     """A message that is judged.
 

@@ -21,8 +21,9 @@ from guardproxy.settings.model_alerts import AlertSettings, ReceiverSettings
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
-from guardproxy.settings.model_replicas import ReplicaSettings
+from guardproxy.settings.model_replicas import CompletionsSettings, ReplicaSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
+from guardproxy.settings.model_shared import SharedStateSettings
 from guardproxy.settings.model_upstreams import (
     GroupSettings,
     UpstreamSettings,
@@ -46,6 +47,7 @@ __all__ = [
     "AuditSettings",
     "ByRoleSettings",
     "Catalogue",
+    "CompletionsSettings",
     "ConsoleKeySettings",
     "ConsoleSettings",
     "GroupSettings",
@@ -62,6 +64,7 @@ __all__ = [
     "ServerTlsSettings",
     "ServiceSettings",
     "Settings",
+    "SharedStateSettings",
     "UpstreamSettings",
     "UpstreamTlsSettings",
     "load",

@@ -19,8 +19,9 @@ from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
-from guardproxy.settings.model_replicas import ReplicaSettings
+from guardproxy.settings.model_replicas import CompletionsSettings, ReplicaSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, Seconds, ServerSettings
+from guardproxy.settings.model_shared import SharedStateSettings
 from guardproxy.settings.model_upstreams import GroupSettings, UpstreamSettings, Weight
 from guardproxy.types import Category, Taxonomy
 
@@ -126,10 +127,13 @@ class GuardSettings:
     """CPU threads of the model; without it, PyTorch's default."""
     service: ServiceSettings | None = None
     """How the service is called, for the families that are moderation services."""
-    runner: Literal["local", "http"] = "local"
-    """Where the model runs: `local`, on this machine, or `http`, in the processes that `replicas` names."""
+    runner: Literal["local", "http", "openai"] = "local"
+    """Where the model runs: `local`, on this machine, or on the servers that `replicas` names: `http` for `guardproxy
+    guard`, `openai` for servers such as vLLM, which know `model` by this name."""
     replicas: ReplicaSettings | None = None
-    """The processes of `guardproxy guard` that judge, for the runner `http`."""
+    """The servers that judge, for the runners `http` and `openai`."""
+    completions: CompletionsSettings | None = None
+    """How the model is read on the servers, for the runner `openai`."""
     patterns: Annotated[Mapping[str, CategoryPatterns], Len(1)] | None = None
     """For the family `patterns`: by category, the words, expressions and formats of credentials that it looks for."""
     all: Annotated[tuple[Text, ...], Len(1)] | None = None
@@ -311,6 +315,8 @@ class Document:
     """The log on standard error."""
     otel: OtelSettings | None = None
     """OpenTelemetry: traces, metrics and logs, sent over OTLP. Without this section, nothing is sent."""
+    shared_state: SharedStateSettings | None = None
+    """What several processes know together, in Redis or Valkey. Without this section, each knows its own."""
 
     def members(self) -> dict[str, GuardSettings]:
         """The guards that `guard` combines, by name and in the order of its options; empty for a single guard.

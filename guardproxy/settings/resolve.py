@@ -43,6 +43,7 @@ from guardproxy.settings.model_policy import (
     ThresholdSettings,
 )
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
+from guardproxy.settings.model_shared import SharedStateSettings
 from guardproxy.settings.model_upstreams import GroupSettings, UpstreamSettings
 from guardproxy.settings.yaml_tree import SettingPath
 from guardproxy.types import Side, Taxonomy
@@ -91,6 +92,7 @@ class Settings:
     console: ConsoleSettings
     log: LogSettings
     otel: OtelSettings | None
+    shared_state: SharedStateSettings | None
     sections: frozenset[str]
     unset: Mapping[SettingPath, str] = field(default_factory=dict)
 
@@ -175,6 +177,7 @@ def resolve(
         console=document.console,
         log=document.log,
         otel=document.otel,
+        shared_state=document.shared_state,
         sections=frozenset(sections),
         unset=unset,
     )

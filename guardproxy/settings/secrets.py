@@ -1,9 +1,13 @@
-"""Secrets: `${env:NAME}` stands for an environment variable, in the few settings that may hold a secret."""
+"""Secrets: `${env:NAME}` stands for an environment variable, in the few settings that may hold a secret.
+
+Its value may be in a file instead, which the variable NAME_FILE names, as in the images of Docker's library.
+"""
 
 import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -13,7 +17,11 @@ KEY: SettingPath = ("upstream", "key")
 STORE: SettingPath = ("audit", "store")
 ENCRYPT: SettingPath = ("audit", "encrypt")
 CHAIN_KEY: SettingPath = ("audit", "chain_key")
+SHARED_URL: SettingPath = ("shared_state", "url")
+SHARED_SECRET: SettingPath = ("shared_state", "secret")
 _RECEIVERS = ("alerts", "receivers")
+# Addresses that may hold a password: the rest of them belongs in the file.
+_ADDRESSES = (STORE, SHARED_URL)
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 # Ways of other tools to name a variable, and a password in an address, before its host or in its query.
@@ -35,26 +43,63 @@ class Secrets:
     mistakes: Sequence[Problem]
 
 
+class _Variables:
+    """The values of environment variables, from the environment or from files. Each file is read once."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._found: dict[str, tuple[str, str]] = {}
+
+    def get(self, name: str) -> str:
+        """The value; empty if there is none."""
+        return self._read(name)[0]
+
+    def missing(self, name: str) -> str:
+        """Why there is no value; empty if there is one."""
+        return self._read(name)[1]
+
+    def _read(self, name: str) -> tuple[str, str]:
+        if name not in self._found:
+            self._found[name] = self._looked_up(name)
+        return self._found[name]
+
+    def _looked_up(self, name: str) -> tuple[str, str]:
+        value, file = self._env.get(name, ""), self._env.get(f"{name}_FILE", "")
+        if value and file:
+            return "", f"environment variables {name} and {name}_FILE are both set; unset one of them"
+        if not file:
+            return value, "" if value else f"environment variable {name} is not set"
+        told = f"environment variable {name}_FILE names {file}, which"
+        try:
+            value = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            return "", f"{told} cannot be read: {error.strerror}"
+        except UnicodeDecodeError:
+            return "", f"{told} is not UTF-8"
+        return value, "" if value else f"{told} is empty"
+
+
 def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
     """Read the secret settings of a document. Marks settings without a value as reported.
 
     The value of a reference inside a longer text (a password in an address) is percent-encoded.
     """
+    variables = _Variables(env)
     values: dict[SettingPath, str] = {}
     problems: list[Problem] = []
     unset: list[Problem] = []
     for path, node in _strings(root):
         text = node.text() or ""
-        if _is_key(path) or path == STORE or _is_webhook(path):
-            messages = _mistakes(path, text, env)
-            missing = [] if messages else _missing(text, env)
+        if _is_key(path) or path in _ADDRESSES or _is_webhook(path):
+            messages = _mistakes(path, text, variables)
+            missing = [] if messages else _missing(text, variables)
             unset += [Problem(node.position, path, message) for message in missing]
             if messages or missing:
                 node.reported = True
             else:
-                values[path] = _substituted(text, env)
+                values[path] = _substituted(text, variables)
         elif "${env:" in text:
-            named = ", ".join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY)))
+            named = ", ".join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY, SHARED_URL, SHARED_SECRET)))
             allowed = (
                 f"{named}, the key of each of upstreams, the upstream_keys of a client, "
                 "the service.key and replicas.key of a guard, webhook and secret in alerts, "
@@ -74,7 +119,7 @@ def with_secrets(content: Any, secrets: Secrets) -> Any:
     address stays as the file has it.
     """
     filled = copy.deepcopy(content)
-    unset = dict.fromkeys(problem.path for problem in secrets.unset if problem.path != STORE)
+    unset = dict.fromkeys(problem.path for problem in secrets.unset if problem.path not in _ADDRESSES)
     values: dict[SettingPath, str | None] = {**unset, **secrets.values}
     for path, value in values.items():
         *above, key = path
@@ -98,7 +143,7 @@ def _is_key(path: SettingPath) -> bool:
     of_client = len(path) == 4 and path[0] == "clients" and path[2] == "upstream_keys"
     of_receiver = path[:2] == _RECEIVERS and path[3:] == ("secret",)
     whole = of_guard or of_console or of_upstream or of_client or of_receiver or _is_header(path)
-    return whole or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
+    return whole or path in (KEY, CHAIN_KEY, SHARED_SECRET) or path[:2] == ENCRYPT
 
 
 def _is_header(path: SettingPath) -> bool:
@@ -124,7 +169,7 @@ def _strings(root: Node) -> list[tuple[SettingPath, Node]]:
     return strings
 
 
-def _mistakes(path: SettingPath, text: str, env: Mapping[str, str]) -> list[str]:
+def _mistakes(path: SettingPath, text: str, variables: _Variables) -> list[str]:
     """The messages about a secret setting; none of them shows its value."""
     if _is_key(path) and not _REFERENCE.fullmatch(text):
         if found := _OTHER_REFERENCE.fullmatch(text):
@@ -136,17 +181,17 @@ def _mistakes(path: SettingPath, text: str, env: Mapping[str, str]) -> list[str]
         return ["a password does not belong in the file; write ${env:NAME} in its place and set that variable"]
     names = _REFERENCE.findall(text)
     allowed = _HEADER_LINE if _is_header(path) else _HEADER_VALUE
-    if _is_key(path) and env.get(names[0]) and not allowed.fullmatch(env[names[0]]):
+    if _is_key(path) and variables.get(names[0]) and not allowed.fullmatch(variables.get(names[0])):
         return [f"environment variable {names[0]} holds a space or another character that no key may have; correct it"]
     return []
 
 
-def _missing(text: str, env: Mapping[str, str]) -> list[str]:
-    return [f"environment variable {name} is not set" for name in _REFERENCE.findall(text) if not env.get(name)]
+def _missing(text: str, variables: _Variables) -> list[str]:
+    return [message for name in _REFERENCE.findall(text) if (message := variables.missing(name))]
 
 
-def _substituted(text: str, env: Mapping[str, str]) -> str:
+def _substituted(text: str, variables: _Variables) -> str:
     whole = _REFERENCE.fullmatch(text)
     if whole:
-        return env[whole[1]]
-    return _REFERENCE.sub(lambda match: quote(env[match[1]], safe=""), text)
+        return variables.get(whole[1])
+    return _REFERENCE.sub(lambda match: quote(variables.get(match[1]), safe=""), text)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from guardproxy.errors import ConfigError
+from guardproxy.frozen import frozen
 from guardproxy.views.alphabets import has_long_word
 from guardproxy.views.cleaning import CLEANINGS, HIDDEN
 from guardproxy.views.damaged import undamaged
@@ -27,7 +28,7 @@ _AT_PLACE = frozenset((*CLEANINGS, "joined", PART))  # leave what they read in i
 _SEALINGS = (Seals(), Seals("", SEAL), Seals(SEAL, SEAL))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class View:
     """A view of a text. `name` lists the steps that made it, in order, such as `invisible+base64`."""
 
@@ -35,7 +36,7 @@ class View:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Views:
     """The views of a text. Not `complete` if a bound ended the search before everything encoded was decoded."""
 

@@ -4,7 +4,6 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from guardproxy.asking import asked_by
 from guardproxy.errors import GuardproxyError, GuardUnavailable, Overloaded, Unreadable
+from guardproxy.frozen import frozen
 from guardproxy.observe import Metrics
 from guardproxy.offload import computed
 from guardproxy.pipeline import JudgedTurn, Judging
@@ -35,7 +35,7 @@ from guardproxy.wires.shared.body import read_object
 log = structlog.get_logger("guardproxy.proxy")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModerationCase:
     """A request for a judgement: it has no upstream, and its wire in records is the name of the API."""
 
@@ -46,7 +46,7 @@ class ModerationCase:
     place: None = None  # a text for moderation is in no conversation
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApiParts:
     """What every API needs: the same objects as the proxy. `ready` returns why the guard cannot judge, or nothing."""
 

@@ -6,21 +6,23 @@ categories.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import Receive, Scope
 
 from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
+from guardproxy.offload import computed
 from guardproxy.pipeline import JudgedTurn, moderated, texts_after
 from guardproxy.ports import Answer
-from guardproxy.types import Message, Part, Pass, Refuse, Steer
+from guardproxy.settings import Limits
+from guardproxy.types import Message, Part, Pass, Refuse, Role, Steer
 from guardproxy.web.apis import GuardApi, list_at
 from guardproxy.web.call import Call
 from guardproxy.web.reading import check_size
 from guardproxy.wires.shared.body import dumps
 
 BEDROCK = "/guardrail/{id}/version/{version}/apply"
-_ROLES = {"INPUT": "user", "OUTPUT": "assistant"}
+_ROLES: Final[Mapping[str, Role]] = {"INPUT": "user", "OUTPUT": "assistant"}
 _UNITS = (
     "topicPolicyUnits",
     "contentPolicyUnits",
@@ -49,34 +51,45 @@ class BedrockApi(GuardApi):
             return _answer("GUARDRAIL_INTERVENED", [str(error)], str(error), [], (0, 0))
 
     async def _assessed(self, call: Call) -> Answer:
-        body, _ = await self.read(call)
-        role = _ROLES.get(str(body.get("source")))
-        if role is None:
-            raise Unreadable("must be INPUT or OUTPUT", "source")
-        parts = tuple(_parts(body))
-        if not parts:
-            raise Unreadable("must be a non-empty list of texts and images", "content")
-        message = Message("assistant" if role == "assistant" else "user", parts)
-        check_size([message], self.parts.limits, "contents")
+        body, size = await self.read(call)
+        message = await computed(size, message_of, body, self.parts.limits)
         case = self.case(call, body, [message])
         (judged,) = await moderated(self.parts.judging, case, [message], acts=True)
         if judged.failure is not None:
             raise judged.failure
-        decision = judged.decision
-        call.judged(decision.action, decision.categories, "partial" if judged.undecoded else "full")
-        texts = [part.text for part in parts if part.kind != "opaque"]
-        action, outputs = "GUARDRAIL_INTERVENED", texts
-        if isinstance(judged.outcome, Refuse):
-            outputs, reason = [judged.outcome.message], "Guardrail blocked."
-        elif isinstance(judged.outcome, Pass | Steer):
-            action, reason = "NONE", "No action."
-            outputs = texts if body.get("outputScope") == "FULL" else []
-        else:
-            after = texts_after(message, judged.outcome)
-            outputs = [after.get(part.path, part.text) for part in parts if part.kind != "opaque"]
-            reason = "Guardrail masked."
-        guarded = 0 if judged.verdict is None else message.size
-        return _answer(action, outputs, reason, _topics(judged), (guarded, message.size))
+        undecoded = "partial" if judged.undecoded else "full"
+        call.judged(judged.decision.action, judged.decision.categories, undecoded)
+        return await computed(size, _assessed, body, message, judged)
+
+
+def message_of(body: Mapping[str, Any], limits: Limits) -> Message:
+    """What is judged. Raises Unreadable, and TooLarge beyond the limits."""
+    role = _ROLES.get(str(body.get("source")))
+    if role is None:
+        raise Unreadable("must be INPUT or OUTPUT", "source")
+    parts = tuple(_parts(body))
+    if not parts:
+        raise Unreadable("must be a non-empty list of texts and images", "content")
+    message = Message(role, parts)
+    check_size([message], limits, "contents")
+    return message
+
+
+def _assessed(body: Mapping[str, Any], message: Message, judged: JudgedTurn) -> Answer:
+    """The answer to a body whose message was judged."""
+    texts = [part.text for part in message.parts if part.kind != "opaque"]
+    action, outputs = "GUARDRAIL_INTERVENED", texts
+    if isinstance(judged.outcome, Refuse):
+        outputs, reason = [judged.outcome.message], "Guardrail blocked."
+    elif isinstance(judged.outcome, Pass | Steer):
+        action, reason = "NONE", "No action."
+        outputs = texts if body.get("outputScope") == "FULL" else []
+    else:
+        after = texts_after(message, judged.outcome)
+        outputs = [after.get(part.path, part.text) for part in message.parts if part.kind != "opaque"]
+        reason = "Guardrail masked."
+    guarded = 0 if judged.verdict is None else message.size
+    return _answer(action, outputs, reason, _topics(judged), (guarded, message.size))
 
 
 def _parts(body: Mapping[str, Any]) -> Iterator[Part]:

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -70,7 +70,19 @@ class Call:
     @property
     def upstream_s(self) -> float:
         """Seconds spent waiting for the upstream so far."""
-        return sum(response.waited_s for response in self.responses)
+        return sum([response.waited_s for response in self.responses])
+
+    def summary(self) -> dict[str, Any]:
+        """What the log says of a request, by the names of its fields."""
+        return {
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "action": self.action,
+            "categories": self.categories,
+            "upstream_ms": round(self.upstream_s * 1000, 1),
+            "complete": self.ended,
+        }
 
     @property
     def target(self) -> str:

@@ -4,11 +4,11 @@ import json
 import time
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from guardproxy.frozen import frozen
 from guardproxy.offload import computed
-from guardproxy.pipeline import Exchange, Pipeline
+from guardproxy.pipeline import Exchange, Pipeline, RequestReview
 from guardproxy.policy import Policy
 from guardproxy.ports import Request, Wire
 from guardproxy.web.apis import ApiParts, GuardApi
@@ -20,7 +20,7 @@ CHAT = "/v1/chat/completions"
 UNCHANGEABLE = "The content must be changed in a place that a guardrail cannot change."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChatReview:
     """What becomes of a chat: it is `refused` with this text, or goes on as `body`, or, if both are None, as it is."""
 
@@ -52,13 +52,18 @@ class ChatApi(GuardApi, ABC):
             return ChatReview(refused=review.refusal.message)
         if review.body == raw:
             return ChatReview()
-        body = json.loads(review.body)
-        kept, left_out = iter(body["messages"]), _left_out(request, review.dropped)
-        messages = [
-            _withheld(message, case.policy) if index in left_out else next(kept)
-            for index, message in enumerate(chat["messages"])
-        ]
-        return ChatReview(body={**body, "messages": messages})
+        return await computed(size, _changed, chat, request, review, case.policy)
+
+
+def _changed(chat: Mapping[str, Any], request: Request, review: RequestReview, policy: Policy) -> ChatReview:
+    """A chat that goes on with other texts."""
+    body = json.loads(review.body)
+    kept, left_out = iter(body["messages"]), _left_out(request, review.dropped)
+    messages = [
+        _withheld(message, policy) if index in left_out else next(kept)
+        for index, message in enumerate(chat["messages"])
+    ]
+    return ChatReview(body={**body, "messages": messages})
 
 
 def _left_out(request: Request, dropped: Sequence[int]) -> set[int]:

@@ -4,9 +4,9 @@ Without a policy, the answer is the guard's own verdict on exactly this text: wh
 With one, the text is judged in every view under the policy, and recorded as a turn.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope
@@ -28,6 +28,8 @@ from guardproxy.errors import GuardproxyError, GuardUnavailable, Unreadable
 from guardproxy.offload import computed
 from guardproxy.pipeline import GrowingReplies, moderated
 from guardproxy.ports import Answer
+from guardproxy.settings import Limits
+from guardproxy.types import Message
 from guardproxy.web.apis import ApiParts, CallerLeft, GuardApi
 from guardproxy.web.call import Call, WhileConnected
 from guardproxy.web.errors import NotReady, told
@@ -84,9 +86,8 @@ class CheckApi(GuardApi):
         if call.method == "DELETE":
             return await self._forget(call)
         body, size = await self.read(call)
-        asked = await computed(size, call_of, body)
-        check_size(asked.check.conversation.messages, self.parts.limits)
-        fields = await (self._decided(call, body, asked) if asked.policy else self._judged(call, asked, receive))
+        asked = await computed(size, _asked, body, self.parts.limits)
+        fields = await (self._decided(call, body, asked, size) if asked.policy else self._judged(call, asked, receive))
         try:
             return Answer(200, _JSON, dumps({**fields, "account": self._account.short}))
         except ValueError:
@@ -116,15 +117,18 @@ class CheckApi(GuardApi):
         self._askers.use(who, caller.request, answered=caller.answered)
         if check.stream is not None:
             check = replace(check, stream=_stream_of(call, check.stream))
+        if not check.turn.text.strip():  # a guard would say that nothing is harmless, which it is not asked
+            return _NOT_JUDGED
         async with WhileConnected(call, receive):
-            return verdict_fields(await self.parts.judging.verdict(check))
+            verdict = await self.parts.judging.verdict(check)
+            return {**verdict_fields(verdict), "coverage": "partial" if check.turn.opaque else "full"}
         raise CallerLeft("the caller has left")
 
-    async def _decided(self, call: Call, body: Mapping[str, Any], asked: CheckCall) -> Mapping[str, Any]:
+    async def _decided(self, call: Call, body: Mapping[str, Any], asked: CheckCall, size: int) -> Mapping[str, Any]:
         """The verdict, what the policy decides, and what becomes of the text."""
         messages = asked.check.conversation.messages
         turn, side = messages[-1], asked.check.side
-        if any(has_half(part.text) for message in messages for part in message.parts):
+        if await computed(size, _has_halves, messages):
             raise Unreadable("contains an unpaired surrogate; send both halves of the pair", "messages")
         try:
             case = self.case(call, body, [turn], policy=asked.policy)
@@ -147,10 +151,28 @@ class CheckApi(GuardApi):
         )
         if judged.failure is not None:
             raise judged.failure
-        call.judged(judged.decision.action, judged.decision.categories, "full")
-        verdict = verdict_fields(judged.verdict) if judged.verdict is not None else {"unsafe": None, "findings": []}
+        verdict, coverage = _NOT_JUDGED, "partial"
+        if judged.verdict is not None:
+            coverage = "partial" if turn.opaque or judged.undecoded or judged.unread else "full"
+            verdict = {**verdict_fields(judged.verdict), "coverage": coverage}
+        call.judged(judged.decision.action, judged.decision.categories, coverage)
         decided = {"decision": decision_fields(case.policy.name, judged.decision)}
         return {**verdict, **decided, "outcome": outcome_fields(judged.outcome)}
+
+
+def _asked(body: Mapping[str, Any], limits: Limits) -> CheckCall:
+    """The check in a body. Raises Unreadable, and TooLarge beyond the limits."""
+    asked = call_of(body)
+    check_size(asked.check.conversation.messages, limits)
+    return asked
+
+
+def _has_halves(messages: Sequence[Message]) -> bool:
+    return any(has_half(part.text) for message in messages for part in message.parts)
+
+
+# Of a text that is empty or opaque, or that the guard has failed to judge: no verdict, which nobody takes for "safe".
+_NOT_JUDGED: Final[Mapping[str, Any]] = {"unsafe": None, "findings": [], "coverage": "none"}
 
 
 def _stream_of(call: Call, stream: str) -> str:

@@ -25,6 +25,7 @@ _VISIBLE: Final = re.compile(rb"[\x21-\x7e]*")
 _OVERRIDES: Final = frozenset({"$httpmethod", "$httpheaders", "_method", "x-http-method-override", "x-http-method"})
 
 _CHOICE_NAME: Final = CHOICE.decode("ascii")
+_CHOICE_SIZE: Final = len(CHOICE)
 
 
 class AmbiguousRequest(GuardproxyError):
@@ -61,6 +62,8 @@ def choose_policy(
     request names none, and if a credential or a header that a route depends on occurs twice; PolicyNotChoosable.
     """
     clients = client_hashes(headers, query) if known is None else (known.name,)
+    if not policies.routes:
+        return ",".join(clients), _with_choice(policies, policies.choose(asked), headers)
     routing = _single_values(headers, policies.routing_headers)
     if not policies.routes_by_model:
         models = (("model", ""),)
@@ -84,7 +87,7 @@ def choose_policy(
 
 def _with_choice(policies: PolicySet, chosen: Chosen, headers: Headers) -> Chosen:
     """The route's policy, beside which the one that the caller names decides as well. Raises PolicyNotChoosable."""
-    names = [value for name, value in headers if len(name) == len(CHOICE) and canonical_name(name) == CHOICE]
+    names = [value for name, value in headers if len(name) == _CHOICE_SIZE and canonical_name(name) == CHOICE]
     if not names:
         return chosen
     if len(names) > 1:
@@ -111,7 +114,7 @@ def upstream_of_unread(
 
 def client_hashes(headers: Headers, query: bytes) -> Sequence[str]:
     """The first 16 hex digits of the SHA-256 of each of the client's `keys_of`, sorted."""
-    return sorted(short_hash(key) for key in keys_of(headers, query))
+    return sorted([short_hash(key) for key in keys_of(headers, query)])
 
 
 def keys_of(headers: Headers, query: bytes) -> Collection[bytes]:
@@ -119,19 +122,22 @@ def keys_of(headers: Headers, query: bytes) -> Collection[bytes]:
 
     Raises AmbiguousRequest if a place occurs twice, or if a credential is not exactly one key.
     """
-    keys = {_key(name, value) for name, value in (*_header_credentials(headers), *_query_credentials(query))}
-    return keys - {b""}
+    keys = {_key(name, value) for name, value in _header_credentials(headers)}
+    if query:
+        keys |= {_key(name, value) for name, value in _query_credentials(query)}
+    keys.discard(b"")
+    return keys
 
 
-def _header_credentials(headers: Headers) -> Iterator[tuple[str, bytes]]:
-    seen: set[bytes] = set()
+def _header_credentials(headers: Headers) -> list[tuple[str, bytes]]:
+    found: dict[str, bytes] = {}
     for raw, value in headers:
-        name = raw.lower()
-        if name in CREDENTIALS:
-            if name in seen:
-                raise AmbiguousRequest(f"the header {name.decode('ascii')} occurs twice; send it once")
-            seen.add(name)
-            yield name.decode("ascii"), value
+        if (lowered := raw.lower()) in CREDENTIALS:
+            name = lowered.decode("ascii")
+            if name in found:
+                raise AmbiguousRequest(f"the header {name} occurs twice; send it once")
+            found[name] = value
+    return list(found.items())
 
 
 def _query_credentials(query: bytes) -> Iterator[tuple[str, bytes]]:
@@ -155,9 +161,8 @@ def _key(name: str, value: bytes) -> bytes:
 
     The message never shows the value.
     """
-    words = value.split(b" ") if b"\t" not in value else value.replace(b"\t", b" ").split(b" ")
-    words = [word for word in words if word]
-    if not all(_VISIBLE.fullmatch(word) for word in words):
+    words = [word for word in value.replace(b"\t", b" ").split(b" ") if word]
+    if not _VISIBLE.fullmatch(b"".join(words)):
         raise AmbiguousRequest(f"{name} has a character that no key has; send visible ASCII characters only")
     if len(words) > 2:
         if words[0].lower() in _WITH_PARAMETERS:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from random import Random
 from typing import Final, NamedTuple
 
@@ -12,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from guardproxy.errors import ConfigError, GuardproxyError, UpstreamUnavailable
+from guardproxy.frozen import frozen
 from guardproxy.observe import UpstreamMetrics
 from guardproxy.upstreams import Health, Permit, RepeatAfter, UpstreamState, may_repeat, ranked
 from guardproxy.web.answers import check_framing
@@ -31,7 +31,7 @@ class NotServed(GuardproxyError):
     code = "protocol_not_served"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UpstreamGroup:
     """Upstreams that stand in for each other: a request is sent to at most `attempts` of them, each once.
 

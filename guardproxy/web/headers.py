@@ -58,14 +58,17 @@ CHOICE: Final = b"x-guardproxy-policy"
 def end_to_end(headers: Iterable[tuple[bytes, bytes]], drop: frozenset[bytes]) -> Headers:
     """`headers` with lower-case names, without those in `drop` and those that `Connection` names."""
     lowered = [(name.lower(), value) for name, value in headers]
-    named = {token.strip().lower() for name, value in lowered if name == b"connection" for token in value.split(b",")}
-    drop = drop | named if named else drop
+    if named := [value for name, value in lowered if name == b"connection"]:
+        drop = drop.union(token.strip().lower() for value in named for token in value.split(b","))
     return [pair for pair in lowered if pair[0] not in drop]
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
     """The first value of a header, empty if it is absent. All names are in lower case."""
-    return next((value for key, value in headers if key == name), b"")
+    for key, value in headers:
+        if key == name:
+            return value
+    return b""
 
 
 def canonical_name(name: bytes) -> bytes:

@@ -33,6 +33,8 @@ class Identities:
 
     def _first(self, places: Sequence["_Place"], body: Mapping[str, Any], headers: Headers) -> str:
         for header, keys in places:
+            if not header and keys[0] not in body:
+                continue
             if value := _header(headers, header) if header else _field(body, keys):
                 plain = self._is_plain and len(value) <= LONGEST
                 return value if plain else short_hash(value.encode())
@@ -53,7 +55,7 @@ def _places(entries: Sequence[str]) -> tuple[_Place, ...]:
 
 
 def _header(headers: Headers, name: bytes) -> str:
-    value = next((value for key, value in headers if key.lower() == name), b"")
+    value = next(iter([value for key, value in headers if key.lower() == name]), b"")
     try:
         return value.decode().strip()
     except UnicodeDecodeError:

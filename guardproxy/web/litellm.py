@@ -13,11 +13,13 @@ from starlette.types import Receive, Scope
 
 from guardproxy.actions.redact import sentences
 from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
+from guardproxy.offload import computed
 from guardproxy.pipeline import moderated, texts_after
 from guardproxy.pipeline.reach import reach_of
 from guardproxy.policy import Policy
 from guardproxy.ports import Answer
-from guardproxy.types import Message, Part, Pass, Refuse, Role, Steer
+from guardproxy.settings import Limits
+from guardproxy.types import Message, Part, Pass, Refuse, Replace, Steer
 from guardproxy.web.apis import list_at, strings_at, text_at
 from guardproxy.web.call import Call
 from guardproxy.web.chat_api import CHAT, UNCHANGEABLE, ChatApi
@@ -45,11 +47,11 @@ class LitellmApi(ChatApi):
         """
         try:
             body, size = await self.read(call)
-            texts = strings_at(body, "texts")
+            texts = await computed(size, strings_at, body, "texts")
             messages = list_at(body, "structured_messages")
-            if body.get("input_type") == "request" and messages and texts == texts_of(messages) and _has_all(body):
+            if await computed(size, _is_whole, body, messages, texts):
                 return await self._request(call, body, messages, texts, size)
-            return await self._message(call, body, texts)
+            return await self._message(call, body, texts, size)
         except (TooLarge, JudgingTooLong) as error:
             self.parts.metrics.failed(error.code)
             return _blocked(str(error))
@@ -64,20 +66,12 @@ class LitellmApi(ChatApi):
             return _blocked(review.refused)
         if review.body is None:
             return _NONE
-        new = texts_of(review.body["messages"])
-        if len(new) != len(texts) or _without_texts(review.body) != _without_texts({**chat, "messages": messages}):
-            return _blocked(UNCHANGEABLE)
-        return _intervened(new)
+        return await computed(size, _rewritten, review.body, {**chat, "messages": messages}, texts)
 
-    async def _message(self, call: Call, body: Mapping[str, Any], texts: list[str]) -> Answer:
+    async def _message(self, call: Call, body: Mapping[str, Any], texts: list[str], size: int) -> Answer:
         """Judge the texts, and what comes with them, as a single message."""
-        side = body.get("input_type")
-        if side not in ("request", "response"):
-            raise Unreadable("must be request or response", "input_type")
-        role: Role = "assistant" if side == "response" else "user"
-        beyond = _beyond(list_at(body, "structured_messages"), texts) if side == "request" else ()
-        message = Message(role, (*_text_parts(texts), *beyond, *_other_parts(body)))
-        check_size([message], self.parts.limits, "texts")
+        message = await computed(size, message_of, body, texts, self.parts.limits)
+        side = body["input_type"]
         case = self.case(call, _named(body), [message], model=text_at(body, "model"))
         name = text_at(body, "litellm_call_id") if side == "response" else ""
         stream = f"litellm call:{name}" if name else None  # no other API's, whose names have no space before the colon
@@ -88,16 +82,20 @@ class LitellmApi(ChatApi):
         call.judged(judged.decision.action, judged.decision.categories, "partial" if judged.undecoded else "full")
         if isinstance(judged.outcome, Refuse):
             return _blocked(judged.outcome.message)
-        if isinstance(judged.outcome, Pass | Steer):
-            return _answer(
-                action="NONE", **({"stream_holdback_chars": self._held(texts, case.policy)} if stream else {})
-            )
-        after = texts_after(message, judged.outcome)
+        return await computed(size, self._judged, message, texts, judged.outcome, case.policy, streamed=bool(stream))
+
+    def _judged(
+        self, message: Message, texts: list[str], outcome: Pass | Steer | Replace, policy: Policy, *, streamed: bool
+    ) -> Answer:
+        """The answer for texts that are not refused."""
+        if isinstance(outcome, Pass | Steer):
+            return _answer(action="NONE", **({"stream_holdback_chars": self._held(texts, policy)} if streamed else {}))
+        after = texts_after(message, outcome)
         places = {f"texts[{index}]": text for index, text in enumerate(texts)}
         if any(path not in places for path in after):
             return _blocked(UNCHANGEABLE)
         new = [after.get(path, text) for path, text in places.items()]
-        return _intervened(new, **({"stream_holdback_chars": self._held(new, case.policy)} if stream else {}))
+        return _intervened(new, **({"stream_holdback_chars": self._held(new, policy)} if streamed else {}))
 
     def _held(self, texts: Sequence[str], policy: Policy) -> list[int]:
         """How many characters at the end of each text LiteLLM must not send yet, if more of a streamed reply follows.
@@ -114,6 +112,31 @@ class LitellmApi(ChatApi):
         return [
             max(policy.stream.lag, sentence, reach.undecided(text)) for text, sentence in zip(texts, last, strict=True)
         ]
+
+
+def _is_whole(body: Mapping[str, Any], messages: Sequence[Any], texts: list[str]) -> bool:
+    """Whether the messages are a request's and have everything that comes beside them."""
+    return body.get("input_type") == "request" and bool(messages) and texts == texts_of(messages) and _has_all(body)
+
+
+def message_of(body: Mapping[str, Any], texts: list[str], limits: Limits) -> Message:
+    """The texts, and what comes with them. Raises Unreadable, and TooLarge beyond the limits."""
+    side = body.get("input_type")
+    if side not in ("request", "response"):
+        raise Unreadable("must be request or response", "input_type")
+    beyond = _beyond(list_at(body, "structured_messages"), texts) if side == "request" else ()
+    parts = (*_text_parts(texts), *beyond, *_other_parts(body))
+    message = Message("assistant" if side == "response" else "user", parts)
+    check_size([message], limits, "texts")
+    return message
+
+
+def _rewritten(new: Mapping[str, Any], old: Mapping[str, Any], texts: list[str]) -> Answer:
+    """The new texts of a request, unless something else would have to change as well."""
+    found = texts_of(new["messages"])
+    if len(found) != len(texts) or _without_texts(new) != _without_texts(old):
+        return _blocked(UNCHANGEABLE)
+    return _intervened(found)
 
 
 def texts_of(messages: Sequence[Any]) -> list[str]:

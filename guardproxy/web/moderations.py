@@ -7,14 +7,14 @@ texts. Guardproxy's own categories, and `unsafe` for P(unsafe), are added to Ope
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from starlette.types import Receive, Scope
 
 from guardproxy.errors import GuardproxyError, Unreadable
 from guardproxy.offload import computed
-from guardproxy.pipeline import moderated
+from guardproxy.pipeline import JudgedTurn, moderated
 from guardproxy.policy import UNSAFE
 from guardproxy.ports import Answer
 from guardproxy.settings import Limits
@@ -25,6 +25,7 @@ from guardproxy.web.errors import error_answer
 from guardproxy.web.reading import check_size
 
 MODERATIONS = "/v1/moderations"
+_RESULT = 1024  # about the bytes of a result
 # OpenAI's categories, each with the categories of guardproxy that lie within it: every text in them is in OpenAI's too.
 # A category of OpenAI's without any (guardproxy's is wider, as violence_hate is, or there is none) has no score.
 WITHIN: Final[Mapping[str, tuple[str, ...]]] = {
@@ -65,11 +66,15 @@ class ModerationsApi(GuardApi):
         model, messages = await computed(size, parse, body, self.parts.limits)
         case = self.case(call, body, messages, model=model)
         turns = await moderated(self.parts.judging, case, messages)
+        return Answer(200, "application/json", await computed(_RESULT * len(turns), self._written, turns))
+
+    def _written(self, turns: Sequence[JudgedTurn]) -> bytes:
+        """The body of the answer. Raises GuardUnavailable for a text that was not judged: it has no result."""
         for turn in turns:
             raise_failure(turn)
         results = [result(turn.verdict, turn.decision) for turn in turns]
         answer = {"id": f"modr-{os.urandom(12).hex()}", "model": self.parts.judging.guard.name, "results": results}
-        return Answer(200, "application/json", json.dumps(answer).encode())
+        return json.dumps(answer).encode()
 
 
 def parse(body: Mapping[str, Any], limits: Limits) -> tuple[str, tuple[Message, ...]]:

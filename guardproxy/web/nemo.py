@@ -11,6 +11,7 @@ from typing import Any
 from starlette.types import Receive, Scope
 
 from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
+from guardproxy.offload import computed
 from guardproxy.pipeline import moderated, texts_after
 from guardproxy.ports import Answer
 from guardproxy.types import Pass, Refuse, Steer
@@ -42,7 +43,7 @@ class NemoApi(ChatApi):
         chat = {name: value for name, value in body.items() if name not in ("guardrails", "stream")}
         try:
             if messages[-1].get("role") == "assistant":
-                return await self._reply(call, chat, messages)
+                return await self._reply(call, chat, messages, size)
             review = await self.review(call, chat, size, body)
         except (TooLarge, JudgingTooLong) as error:
             self.parts.metrics.failed(error.code)
@@ -51,14 +52,14 @@ class NemoApi(ChatApi):
             return _answer("blocked", review.refused, call.categories)
         if review.body is None:
             return _answer("passed", _text_of(messages[-1]))
-        new = {**review.body, "messages": [*review.body["messages"]]}
-        if not _only_last_changed(new, chat):
+        new = review.body
+        if not await computed(size, _only_last_changed, new, chat):
             return _answer("blocked", UNCHANGEABLE, call.categories)
         return _answer("modified", _text_of(new["messages"][-1]))
 
-    async def _reply(self, call: Call, chat: Mapping[str, Any], messages: Sequence[Any]) -> Answer:
+    async def _reply(self, call: Call, chat: Mapping[str, Any], messages: Sequence[Any], size: int) -> Answer:
         """Judge the last message as a reply in its conversation."""
-        raw = dumps(chat)
+        raw = await computed(size, dumps, chat)
         request = await read_request(self._chat, CHAT, raw, self.parts.limits, received=0.0, request_id=call.id)
         *context, reply = request.conversation.messages
         case = self.case(call, chat, request.conversation.messages, model=request.model)

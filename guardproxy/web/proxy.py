@@ -1,6 +1,7 @@
 """The proxy handler: it has the pipeline judge a request, forwards it, and has the pipeline judge the answer."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -95,6 +96,7 @@ class Proxy:
         self._sample = sample or ReviewSample(0.0, Random())
         self._access = access or Access()
         self._log = log.bind()  # bound once, because binding takes time even if the line is not written
+        self._debugs: bool = self._log.is_enabled_for(logging.DEBUG)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. A failure gives an error answer, never unjudged text.
@@ -212,7 +214,7 @@ class Proxy:
         if request.resumes is not None and plan.group is not None:
             # Only the upstream that gave a reply knows it.
             possible = [(upstream.url, upstream.name) for upstream in plan.upstreams]
-            plan = plan.only(self._pipeline.gave_resumed(exchange, possible))
+            plan = plan.only(await self._pipeline.gave_resumed(exchange, possible))
             exchange = exchange.at(plan.upstreams[0].url, plan.upstreams[0].name)
         return exchange, plan, chosen.overlap
 
@@ -378,17 +380,10 @@ class Proxy:
         if call.action is not None and call.ended and call.status < 500:
             self._metrics.added(max(0.0, seconds - call.upstream_s))
         usual = call.ended and call.status < 400 and call.action in {None, "pass"}
+        if usual and not self._debugs:
+            return
         (self._log.debug if usual else self._log.info)(
-            "request",
-            wire=name,
-            method=call.method,
-            path=call.path,
-            status=call.status,
-            action=call.action,
-            categories=call.categories,
-            ms=round(seconds * 1000, 1),
-            upstream_ms=round(call.upstream_s * 1000, 1),
-            complete=call.ended,
+            "request", wire=name, ms=round(seconds * 1000, 1), **call.summary()
         )
 
 

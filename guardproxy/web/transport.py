@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, ItemsView
 from contextlib import suppress
 from typing import Final
 
@@ -35,6 +35,19 @@ async def notice_closed() -> None:
 async def drop(response: httpx.Response) -> None:
     with suppress(httpx.HTTPError):  # the response is not used, so an error while closing it does not matter
         await response.stream.aclose()  # type: ignore[union-attr]
+
+
+class Fields(httpx.Headers):
+    """Headers that aiohttp asks for all items: httpx would look for their charset at each of them."""
+
+    def items(self) -> ItemsView[str, str]:
+        """The names and values, as in `httpx.Headers`."""
+        raw = self.raw
+        try:
+            found = {name.decode("ascii"): value.decode("ascii") for name, value in raw}
+        except UnicodeDecodeError:
+            return super().items()
+        return found.items() if len(found) == len(raw) else super().items()
 
 
 class Slices(httpx.AsyncByteStream):

@@ -4,7 +4,6 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -12,14 +11,17 @@ from typing import Final, NamedTuple
 import httpx
 
 from guardproxy.errors import ConfigError, GuardproxyError, UpstreamUnavailable, UpstreamUnreadable
+from guardproxy.frozen import frozen
 from guardproxy.upstreams import Ejection, Ending, RepeatAfter, ending_of
 from guardproxy.web.answers import AnswerHeaders
 from guardproxy.web.decode import ContentDecoder, decoder_for
 from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, NO_RETRY, Headers, end_to_end, join, without_keys
 from guardproxy.web.model_names import with_models
+from guardproxy.web.patience import Patience
 from guardproxy.web.transport import (
     MALFORMED,
     SLICE,
+    Fields,
     Slices,
     aiohttp_transport,
     kind,
@@ -70,27 +72,33 @@ class UpstreamResponse:
         Raises UpstreamTimeout if the upstream sends nothing for too long or takes too long to the end,
         UpstreamUnavailable if it breaks off, UpstreamUnreadable if its framing is malformed.
         """
-        pending = aiter(self._stream)  # type: ignore[arg-type]
-        while True:
-            began = time.perf_counter()
-            if began >= self._ends:  # what has already arrived is read without a wait, which a timeout would end
-                raise self._too_slow()
-            try:
-                async with asyncio.timeout(min(self._between_chunks_s, self._ends - began)):
+        pending, patience = aiter(self._stream), Patience()  # type: ignore[arg-type]
+        try:
+            while True:
+                began = time.perf_counter()
+                if began >= self._ends:  # what has already arrived is read without a wait, which a timeout would end
+                    raise self._too_slow()
+                try:
+                    patience.begin(min(self._between_chunks_s, self._ends - began))
                     chunk = await anext(pending, None)
-            except TimeoutError:
-                if time.perf_counter() >= self._ends:
-                    raise self._too_slow() from None
-                raise UpstreamTimeout(f"the upstream was silent for {self._between_chunks_s:g} s") from None
-            except httpx.HTTPError as error:
-                raise UpstreamUnavailable(f"the upstream broke its answer off ({kind(error)})") from None
-            except MALFORMED as error:
-                raise malformed(error) from None
-            finally:
-                self.waited_s += time.perf_counter() - began
-            if chunk is None:
-                return
-            yield chunk
+                except httpx.HTTPError as error:
+                    raise UpstreamUnavailable(f"the upstream broke its answer off ({kind(error)})") from None
+                except MALFORMED as error:
+                    raise malformed(error) from None
+                except asyncio.CancelledError:
+                    if not patience.is_over():
+                        raise
+                    if time.perf_counter() >= self._ends:
+                        raise self._too_slow() from None
+                    raise UpstreamTimeout(f"the upstream was silent for {self._between_chunks_s:g} s") from None
+                finally:
+                    patience.end()
+                    self.waited_s += time.perf_counter() - began
+                if chunk is None:
+                    return
+                yield chunk
+        finally:
+            patience.close()
 
     def _too_slow(self) -> UpstreamTimeout:
         return UpstreamTimeout(f"the upstream's answer took longer than {self._answer_s:g} s")
@@ -132,7 +140,7 @@ class Outgoing(NamedTuple):
     keys: Mapping[str, str] = _NO_KEYS
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attempt:
     """How one call ended: with a response or an error. `wait_s`: the seconds of its `Retry-After`, None without one."""
 
@@ -142,7 +150,7 @@ class Attempt:
     wait_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Retries:
     """How often one upstream is called at most for a request, after which endings, and how long a wait may be."""
 
@@ -270,7 +278,8 @@ class Upstream:
         url = self._parse_address(target) if b"key=" in query else self._address(target)  # the cache must not keep keys
         if len(body) > SLICE:
             return httpx.Request(method, url, headers=out, stream=Slices(body), extensions=self._extensions)
-        request = httpx.Request(method, url, headers=out, stream=httpx.ByteStream(body), extensions=self._extensions)
+        request = httpx.Request(method, url, stream=httpx.ByteStream(body), extensions=self._extensions)
+        request.headers = Fields(out)
         request.read()  # with `content` instead, httpx would look for headers to add, and copy the others
         return request
 

@@ -12,6 +12,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.batches import read_all
 from guardproxy.engine.encoder.cascade import CascadeRunner
 from guardproxy.engine.encoder.runner import ClassifierRunner
 from guardproxy.engine.load import SecondReading, load_classifier
@@ -102,6 +103,17 @@ def test_a_window_within_the_bounds_has_the_mean_of_both_readings(runners, asked
         sure = not bounds.low + 1e-5 <= one.reading.probabilities[1] <= bounds.high - 1e-5
         choices = [mean] * unsure + [one.reading.probabilities] * sure
         assert any(got.reading.probabilities == pytest.approx(choice, abs=1e-5) for choice in choices)
+
+
+def test_many_prompts_are_read_at_once_as_one_by_one(runners):
+    """In batches of few tokens every window has its own reading: the second model's where the first is unsure."""
+    pair = CascadeRunner(*runners, SecondReading(1, 0.3, 0.8, 0.25))
+    pair.max_batch_tokens = 50
+    prompts = [ask(" ".join(WORDS[at % 8 :] * (at % 7))) for at in range(12)]
+    alone = [[result.reading for result in run(pair, pair.encode(prompt))] for prompt in prompts]
+    for together, one_by_one in zip(read_all(pair, prompts), alone, strict=True):
+        values = [[reading.probabilities for reading in readings] for readings in (together, one_by_one)]
+        np.testing.assert_allclose(*values, atol=1e-5)
 
 
 def test_a_window_counts_the_tokens_of_every_model_that_read_it(runners):

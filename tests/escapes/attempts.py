@@ -26,10 +26,15 @@ _MORE = Path(__file__).parent / "prompts.txt"
 _FILE = "data:text/plain;base64,"
 
 
-def prompts() -> list[str]:
-    """Return harmful texts in plain words, written for these tests: the embedded guard's plain cases, and more."""
+def canaries() -> list[str]:
+    """Return the plain harmful texts that the embedded guard is held to."""
     rows = [json.loads(line) for line in _CANARIES.read_text().splitlines()]
-    return [row["text"] for row in rows if row["unsafe"]] + _MORE.read_text().splitlines()
+    return [row["text"] for row in rows if row["unsafe"]]
+
+
+def prompts() -> list[str]:
+    """Return harmful texts in plain words, written for these tests: the canaries, and more."""
+    return canaries() + _MORE.read_text().splitlines()
 
 
 def squeezed(text: str) -> str:

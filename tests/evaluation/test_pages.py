@@ -1,19 +1,25 @@
-"""Measured tables are written between their own marks, and the rest of the page stays."""
+"""Measured tables are written between their own marks, and the rest of the page stays; what is measured for them."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.pages import fill
 from bench.presets import overview, presets_text
+from bench.sampling import stratified
+from bench.shipped import Stored
+from guardproxy.errors import GuardUnavailable
 from guardproxy.evaluation.datasets import LabelledRow
 from guardproxy.evaluation.report import Pair
-from guardproxy.evaluation.scoring import Score
+from guardproxy.evaluation.scoring import Score, open_score_store
 from guardproxy.policy import PRESETS
 from guardproxy.settings import load
 from guardproxy.settings.packaged import preset_rules
 from guardproxy.settings.yaml_tree import read
-from guardproxy.types import Check, Conversation, Message, Part, Side
+from guardproxy.types import Check, Conversation, Finding, Message, Part, Side, Taxonomy, Verdict
 from tests.settings.kit import NAMES
 
 PAGE = "# A\n<!-- one: begin -->\nold\n<!-- one: end -->\ntext\n<!-- two: begin -->\nkept\n<!-- two: end -->\nend\n"
@@ -59,3 +65,62 @@ def test_presets_are_written_with_their_shares() -> None:
     table = list(overview(policies, pairs, []))
     assert [line.partition(" |")[0] for line in table[2:]] == ["| `strict`", "| `balanced`", "| `permissive`"]
     assert table[2].endswith("| - | - |")
+
+
+@given(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=5), number=st.integers(0, 60), seed=st.integers(0, 99))
+def test_a_sample_has_the_share_of_every_group(sizes: list[int], number: int, seed: int) -> None:
+    """Each group has its exact share, rounded up or down; the draw does not depend on the order of the items."""
+    groups = [[(group, item) for item in range(size)] for group, size in enumerate(sizes)]
+    drawn = stratified(groups, number, seed, bytes)
+    assert len(drawn) == min(number, sum(sizes)) == len(set(drawn))
+    for group, size in enumerate(sizes):
+        exact = min(number, sum(sizes)) * size / max(1, sum(sizes))
+        assert abs(sum(item[0] == group for item in drawn) - exact) < 1
+    assert drawn == stratified(groups, number, seed, bytes)
+    if number < sum(sizes):
+        assert drawn == stratified([group[::-1] for group in groups], number, seed, bytes)
+
+
+def test_another_seed_draws_other_items() -> None:
+    """Two seeds give different samples of a large group."""
+    one, other = (stratified([range(200)], 20, seed, lambda item: bytes([item])) for seed in (0, 1))
+    assert set(one) != set(other)
+
+
+class Once:
+    """A guard that judges one check unsafe, and then fails."""
+
+    name, taxonomy = "once", Taxonomy("t", ())
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def judge(self, check: Check) -> Verdict:
+        """The verdict on the first check. Raises GuardUnavailable from the second on."""
+        self.asked += 1
+        if self.asked > 1:
+            raise GuardUnavailable("is down")
+        return Verdict(0.75, (Finding("harm", 0.5),), self.name)
+
+    def forget(self, stream: str) -> None:
+        """Nothing is cached."""
+
+    async def start(self) -> None:
+        """Nothing is loaded."""
+
+    async def close(self) -> None:
+        """Nothing is released."""
+
+
+def test_a_measured_guard_keeps_its_verdicts_and_ends_at_a_failure(tmp_path: Path) -> None:
+    """A text is judged once, also by a later measurement; a guard that fails gives no verdict."""
+    guard = Once()
+    check = rows("user", True, [0.5])[0][0].check
+    for new in (1, 0):
+        with open_score_store(tmp_path / "scores.sqlite3", "g") as store:
+            stored = Stored(guard, store)
+            verdicts = [asyncio.run(stored.judge(check)) for _ in range(2)]
+            assert [(verdict.unsafe, verdict.findings) for verdict in verdicts] == [(0.75, (Finding("harm", 0.5),))] * 2
+            assert (stored.new, stored.known) == (new, 2 - new)
+            with pytest.raises(RuntimeError, match="is down"):
+                asyncio.run(stored.judge(Check(check.conversation, "assistant")))

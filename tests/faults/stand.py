@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,3 +254,19 @@ def _ready(proxy: Proxy) -> bool:
     with suppress(httpx.TransportError):
         return httpx.get(f"{proxy.url}/readyz", timeout=60).status_code == 200
     return False
+
+
+def workers(proxy: Proxy, count: int, without: Sequence[int] = ()) -> list[int]:
+    """The ids of the worker processes, empty if there are not `count` of them."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal() or int(folder.name) in without:
+            continue
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == proxy.process.pid and b"spawn_main" in command:
+            found.append(int(folder.name))
+    return sorted(found) if len(found) == count else []

@@ -160,6 +160,37 @@ LOCAL_GUARD: Final = (
     _unjudged("hangs", "hangs in its thread", "after `guard.timeout_s`"),
     _unjudged("killed", "loses its thread", "every check fails at once, until the proxy is restarted"),
 )
+
+
+def _gets(result: str) -> tuple[str, ...]:
+    return (f'shared_state_gets_total{{kind="verdict",result="{result}"}}',)
+
+
+SHARED: Final = (
+    Fault(
+        "killed-state",
+        "is killed (SIGKILL) under load",
+        records=_WHOLE,
+        metrics=_gets("failed"),
+        note="each proxy judges by itself; log line `shared_state_down`",
+    ),
+    Fault("empty-state", "is back, and has lost everything", records=_WHOLE, metrics=_gets("missing")),
+    Fault(
+        "frozen-state",
+        "hangs",
+        records=_WHOLE,
+        metrics=_gets("failed"),
+        note="a call waits for `timeout_s`; after three in a row none is made, and a ping tries beside the requests",
+    ),
+    Fault(
+        "forged-state",
+        "has a value that no proxy has sealed",
+        records=_WHOLE,
+        metrics=_gets("refused"),
+        note="log line `shared_state_refused`",
+    ),
+)
+
 REPLICAS: Final = (
     Fault(
         "killed-replica",
@@ -262,6 +293,23 @@ PROCESS: Final = (
         note="the other workers go on, and a new one takes its place",
     ),
     Fault(
+        "stop-start",
+        "gets SIGTERM or SIGINT while it starts",
+        0,
+        end="closed",
+        records=(),
+        note="at once, also as the first process of a container: a model that still loads is not waited for",
+    ),
+    Fault(
+        "engine-start",
+        "has several workers, the process that runs their guard's model cannot load it again, and a worker starts",
+        503,
+        "not_ready",
+        records=(),
+        metrics=_failure("not_ready"),
+        note="the worker waits, and the others answer `guard_unavailable`, until the model can be loaded",
+    ),
+    Fault(
         "engine",
         "has several workers, and the process that runs their guard's model is killed",
         503,
@@ -303,6 +351,7 @@ PAGE: Final = (
     ("The guard's service", "The guard's service …", GUARD),
     ("A guard in the proxy's process", "The guard …", LOCAL_GUARD),
     ("Replicas of the guard", "A replica …", REPLICAS),
+    ("The shared state", "The server of `shared_state` …", SHARED),
     ("The audit store", "The store …", STORE),
     ("The proxy's process", "The proxy …", PROCESS),
     ("Memory", "In each case the memory of the process grows by less than 100 MB. What comes without end:", MEMORY),

@@ -1,13 +1,14 @@
 """The process that runs the guard's model for several workers: it is killed, and ends last."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
 from tests.faults.kit import ask, watched
-from tests.faults.stand import RULES, Proxy, serving
+from tests.faults.stand import ROOT, RULES, Proxy, serving, workers
 from tests.faults.table import PROCESS
 from tests.faults.upstream import RawUpstream
 from tests.kit import until
@@ -34,6 +35,34 @@ def engines(proxy: Proxy) -> list[int]:
         if parent == proxy.process.pid and b"engine_process" in command:
             found.append(int(folder.name))
     return found
+
+
+@pytest.mark.timeout(600)  # the model is loaded twice
+def test_a_worker_starts_while_the_engine_cannot_load(tmp_path: Path, upstream: RawUpstream) -> None:
+    """The weights are broken when the engine and the workers start again: they wait, and judge when they are whole."""
+    model = tmp_path / "model"
+    shutil.copytree(ROOT / "guardproxy" / "weights" / "embedded" / "small", model)
+    (weights,) = model.glob("*.gguf")
+    whole = weights.read_bytes()
+    store = f"sqlite:///{tmp_path}/audit.sqlite3"
+    text = TEXT.replace("model: embedded-small", f"family: classifier, model: '{model}'")
+    with serving(tmp_path, text.format(upstream=upstream.url, store=store) + RULES, store) as proxy:
+        assert proxy.post(ask("fine")).status == 200
+        weights.write_bytes(whole[:1000])
+        (engine,) = engines(proxy)
+        os.kill(engine, signal.SIGKILL)
+        old = until(lambda: workers(proxy, 2), "no workers")
+        for worker in old:
+            os.kill(worker, signal.SIGKILL)
+        until(lambda: workers(proxy, 2, without=old), "no new workers", 150)
+        until(lambda: b"engine_cannot_load" in (tmp_path / "log").read_bytes(), "it does not wait", 150)
+        got = proxy.post(ask("fine"))
+        assert (got.status, FAULTS["engine-start"].code.encode() in got.body) == (FAULTS["engine-start"].status, True)
+        assert proxy.metric(FAULTS["engine-start"].metrics[0]) >= 1
+        weights.write_bytes(whole)
+        until(lambda: proxy.post(ask("fine")).status == 200, "it does not judge again", 240)
+        assert proxy.end() == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.timeout(600)  # the model is loaded twice, on a busy machine

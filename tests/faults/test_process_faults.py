@@ -18,7 +18,7 @@ import pytest
 
 from tests.faults.kit import Watched, ask, watched
 from tests.faults.raw import request, until_closed
-from tests.faults.stand import Proxy, Started, proxy_process
+from tests.faults.stand import Proxy, Started, proxy_process, workers
 from tests.faults.table import PROCESS
 from tests.faults.upstream import RawUpstream
 from tests.kit import until
@@ -186,17 +186,17 @@ def test_sigterm_under_load(tmp_path: Path, upstream: RawUpstream, guard: Starte
 def test_a_worker_is_killed(tmp_path: Path, upstream: RawUpstream, guard: Started) -> None:
     """The other worker answers, and a new one is started."""
     with proxy_process(tmp_path, upstream.url, guard.url, server="workers: 2") as proxy:
-        workers = until(lambda: _workers(proxy, 2), "no workers")
+        old = until(lambda: workers(proxy, 2), "no workers")
         with ExitStack() as stack:
             clients = [stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), 60)) for _ in range(8)]
             time.sleep(0.2)
-            os.kill(workers[0], signal.SIGKILL)
+            os.kill(old[0], signal.SIGKILL)
             time.sleep(0.2)
             closed = [client for client in clients if select.select([client], [], [], 0)[0]]
             assert [_received(client) for client in closed] == [FAULTS["worker"].status] * len(closed)
         until(lambda: _is_served(proxy), "not served")
-        again = until(lambda: _workers(proxy, 2, without=workers[0]), "no new worker", 150)
-        assert workers[1] in again
+        again = until(lambda: workers(proxy, 2, without=[old[0]]), "no new worker", 150)
+        assert old[1] in again
         until(lambda: _is_served(proxy), "not served")
 
 
@@ -206,19 +206,3 @@ def _received(client: socket.socket) -> int:
         return len(client.recv(100))
     except ConnectionError:
         return 0
-
-
-def _workers(proxy: Proxy, count: int, without: int = 0) -> list[int]:
-    """The ids of the worker processes, empty if there are not `count` of them."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal() or int(folder.name) == without:
-            continue
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if parent == proxy.process.pid and b"spawn_main" in command:
-            found.append(int(folder.name))
-    return sorted(found) if len(found) == count else []

@@ -1,4 +1,4 @@
-"""Fuzz a target for some time: `python -m tests.fuzz wires|frames|settings|views [--seconds N] [--corpus FOLDER]`.
+"""Fuzz a target for some time: `python -m tests.fuzz wires|apis|frames|settings|views [--seconds N] [--corpus FOLDER]`.
 
 Atheris chooses the inputs by the code that they reach (`pip install --group fuzz`). Each finding, told apart by where
 it is raised, is written to `findings` in the folder once; the search goes on. The last line counts the inputs.
@@ -19,7 +19,7 @@ import atheris  # type: ignore[import-not-found,unused-ignore]
 def main() -> None:
     """Run until the time is over. Ends with status 1 if there are findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", choices=("wires", "frames", "settings", "views"))
+    parser.add_argument("target", choices=("wires", "apis", "frames", "settings", "views"))
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--corpus", type=Path, default=Path(".fuzz"), help="inputs that were found, and findings")
     options = parser.parse_args()

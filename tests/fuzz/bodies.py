@@ -53,7 +53,7 @@ def draw(choices: Choices) -> dict[str, Any]:
     """A body or a stream of a protocol with some changes."""
     name = choices.one_of(NAMES)
     is_stream = name in STREAMS
-    text = _changed_stream(choices, STREAMS[name]) if is_stream else json.dumps(_changed(choices, BODIES[name]))
+    text = _changed_stream(choices, STREAMS[name]) if is_stream else json.dumps(changed(choices, BODIES[name]))
     if choices.is_one_in(4):
         for _ in range(1 + choices.number(4)):
             start = choices.number(len(text) + 1)
@@ -64,7 +64,7 @@ def draw(choices: Choices) -> dict[str, Any]:
     return value
 
 
-def _changed(choices: Choices, body: Any) -> Any:
+def changed(choices: Choices, body: Any) -> Any:
     """A copy of a JSON value in which some values and keys are others."""
     body = copy.deepcopy(body)
     for _ in range(1 + choices.number(6)):
@@ -109,13 +109,13 @@ def _changed_stream(choices: Choices, case: Case) -> str:
     """The text of a recorded stream in which one or two frames are others."""
     text = case.raw.decode()
     if case.content_type == "application/json":
-        return json.dumps(_changed(choices, json.loads(text)))
+        return json.dumps(changed(choices, json.loads(text)))
     lines = text.splitlines(keepends=True)
     start = "data: {" if case.content_type == "text/event-stream" else "{"
     for _ in range(1 + choices.number(2)):
         place = choices.one_of([number for number, line in enumerate(lines) if line.startswith(start)])
         field, _, data = lines[place].partition("{")
-        body = _changed(choices, json.loads("{" + data))
+        body = changed(choices, json.loads("{" + data))
         lines[place] = field + json.dumps(body) + data[len(data.rstrip()) :]
         start = start if isinstance(body, dict) else "no such line"
         if start == "no such line":
@@ -142,7 +142,7 @@ def check(value: dict[str, Any]) -> None:
 def _check_request(request: Request, wire: Any, raw: bytes) -> None:
     assert request.raw == raw
     messages = request.conversation.messages
-    for place, text in _lost(json.loads(raw), messages):
+    for place, text in lost(json.loads(raw), messages):
         raise AssertionError(f"{place} is not judged: {text!r}")
     json.loads(wire.edit_request(request, [], range(len(messages))))
     edits = [Edit(part.path, "new") for message in messages for part in message.parts if part.kind != "opaque"]
@@ -153,7 +153,7 @@ def _check_request(request: Request, wire: Any, raw: bytes) -> None:
 
 def _check_reply(case: Case, raw: bytes) -> None:
     reply = case.wire.parse_reply(case.request(), raw)
-    for place, text in _lost(json.loads(raw), reply.choices):
+    for place, text in lost(json.loads(raw), reply.choices):
         raise AssertionError(f"{place} is not judged: {text!r}")
     passed = {number: Pass() for number in range(len(reply.choices))}
     assert case.wire.edit_reply(case.request(), reply, passed) == raw
@@ -185,7 +185,7 @@ def _check_stream(case: Case, raw: bytes, cuts: list[int]) -> None:
     whole.close()
 
 
-def _lost(body: Any, messages: Iterable[Message]) -> Iterator[tuple[str, str]]:
+def lost(body: Any, messages: Iterable[Message]) -> Iterator[tuple[str, str]]:
     """The readable strings of a body, with their places, that are in no part and in no opaque one."""
     parts = [part for message in messages for part in message.parts]
     opaque = tuple(part.path for part in parts if part.kind == "opaque")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz import bodies, configurations, splitting, texts
+from tests.fuzz import asked, bodies, configurations, splitting, texts
 from tests.fuzz.choices import Choices
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -53,6 +53,7 @@ def _from_utf8(data: bytes) -> str:
 
 TARGETS = {
     "wires": Target(bodies.draw, bodies.check, _to_json, json.loads, ".json"),
+    "apis": Target(asked.draw, asked.check, _to_json, json.loads, ".json"),
     "frames": Target(splitting.draw, splitting.check, _to_json, json.loads, ".json"),
     "settings": Target(configurations.draw, configurations.check, _to_utf8, _from_utf8, ".yaml"),
     "views": Target(texts.draw, texts.check, _to_utf8, _from_utf8, ".txt"),

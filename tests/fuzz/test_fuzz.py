@@ -9,7 +9,7 @@ from tests.fuzz.choices import Choices
 from tests.fuzz.targets import CORPUS, TARGETS
 
 FILES = sorted(path for path in CORPUS.rglob("*") if path.is_file())
-NEW = {"wires": 150, "frames": 400, "settings": 40, "views": 40}
+NEW = {"wires": 150, "apis": 300, "frames": 400, "settings": 40, "views": 40}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")

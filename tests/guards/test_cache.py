@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
 from guardproxy.guards.cache import Cached, check_key
 from guardproxy.types import Category, Check, Conversation, Finding, Message, Part, Side, Taxonomy, Usage, Verdict
+from tests.kit import eventually
+from tests.sharing.memory import MemoryState
 
 TAXONOMY = Taxonomy("six", (Category("violence_hate", "Violence"),), "v1")
 
@@ -245,3 +248,57 @@ def test_a_cache_without_room_is_a_mistake() -> None:
     """A cache of 0 entries is a configuration error."""
     with pytest.raises(ConfigError, match="room for 1"):
         Cached(Slow(), 0)
+
+
+# --- what several processes share -------------------------------------------------------------------------------------
+
+
+def test_what_another_process_has_judged_is_not_judged_again() -> None:
+    """Its verdict has the same scores and the usage of a hit, and from then on this process knows it by itself."""
+
+    async def run() -> None:
+        state, (one, other) = MemoryState(), (Slow(), Slow())
+        first, second = Cached(one, 10, state), Cached(other, 10, state)
+        judged = await first.judge(check("hello"))
+        await eventually(lambda: state.values)
+        known = await second.judge(check("hello"))
+        assert (known.unsafe, known.findings, known.guard) == (judged.unsafe, judged.findings, judged.guard)
+        assert known.usage == Usage(windows=2, cached=True)
+        state.down = True
+        assert await second.judge(check("hello")) == known
+        assert (len(one.asked), len(other.asked)) == (1, 0)
+        assert state.asked == ["verdict", "verdict"]
+
+    asyncio.run(run())
+
+
+def test_a_state_that_knows_nothing_costs_a_check() -> None:
+    """The guard is asked, once for callers at the same time."""
+
+    async def run() -> None:
+        state, guard = MemoryState(), Slow()
+        state.down = True
+        cached = Cached(guard, 10, state)
+        both = await asyncio.gather(cached.judge(check("hello")), cached.judge(check("hello")))
+        assert [verdict.unsafe for verdict in both] == [0.25, 0.25]
+        assert len(guard.asked) == 1
+
+    asyncio.run(run())
+
+
+def test_failures_and_unfinished_texts_are_not_shared() -> None:
+    """A failure says nothing of the text, and no other process has the same piece of a stream."""
+
+    async def run() -> None:
+        state, guard = MemoryState(), Slow()
+        cached = Cached(guard, 10, state)
+        guard.fail = lambda: GuardUnavailable("broken")
+        with pytest.raises(GuardUnavailable):
+            await cached.judge(check("hello"))
+        guard.fail = None
+        state.asked.clear()
+        await cached.judge(replace(check("hel", stream="s"), unfinished=True))
+        await settle()
+        assert (state.values, state.asked) == ({}, [])
+
+    asyncio.run(run())

@@ -12,7 +12,7 @@ from guardproxy.guards.local import LocalGuard, LocalLimits
 from guardproxy.ports import ClassLogits, Piece, Prompt, Reading
 from guardproxy.types import Category, Finding, Taxonomy, Verdict
 from tests.engine.kit import check
-from tests.kit import eventually
+from tests.kit import eventually, until
 
 
 class Plain:
@@ -97,6 +97,29 @@ async def run(runner, body, **options):
         return await body(guard)
     finally:
         await guard.close()
+
+
+def test_a_model_that_is_loaded_is_not_waited_for():
+    """Whoever stops while the weights load stops at once: the thread ends by itself, and closes what it has loaded."""
+    runner, loads, go = Scripted(), threading.Event(), threading.Event()
+
+    def load(_):
+        loads.set()
+        assert go.wait(60)
+        return runner
+
+    async def body():
+        guard = LocalGuard("scripted", Plain(), load, LocalLimits())
+        starting = asyncio.create_task(guard.start())
+        await eventually(loads.is_set)
+        starting.cancel()
+        await asyncio.wait([starting])
+        await guard.close()
+
+    asyncio.run(body())
+    assert not runner.closed
+    go.set()
+    until(lambda: runner.closed, "not closed")
 
 
 def test_the_type_of_the_weights_is_known_while_a_model_is_loaded():

@@ -95,6 +95,10 @@ class FakeLink:
         unsafe = float(check.turn.text)
         return Verdict(unsafe, (Finding("harm", unsafe),), "theirs", "harms@v1"), self.version
 
+    def facts(self) -> dict[str, str | int]:
+        """Nothing."""
+        return {}
+
     async def forget(self, stream: str) -> None:
         """Note it."""
         self.forgot.append(stream)

@@ -16,11 +16,13 @@ from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.policy import Policy, Rule, SideRules
+from guardproxy.ports import SharedState
 from guardproxy.registry import load
 from guardproxy.stricter import combined
 from guardproxy.types import Origin
 from guardproxy.wires.openai_responses import wire
 from tests.kit import WordGuard
+from tests.sharing.memory import MemoryState
 from tests.wires.kit import BY_NAME
 
 BLOCK = SideRules({"*": (Rule("block", 0.5),)})
@@ -30,11 +32,11 @@ POLICY = Policy("default", "v", BLOCK, BLOCK, on_opaque={"user": "block", "assis
 class Talk:
     """A pipeline, and requests and replies through it."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: SharedState | None = None) -> None:
         metrics = Metrics(CollectorRegistry())
         actions = {name: load(name, REGISTRY, "action") for name in REGISTRY}
         observers = Observers({}, metrics=metrics)
-        self.pipeline = Pipeline(WordGuard({"bomb": ("harm", 0.9)}), observers, metrics, actions)
+        self.pipeline = Pipeline(WordGuard({"bomb": ("harm", 0.9)}), observers, metrics, actions, shared=shared)
         asyncio.run(observers.start())
 
     def exchange(self, upstream: str = "u", **body: Any) -> Exchange:
@@ -249,16 +251,19 @@ def test_the_ids_that_were_named_last_are_kept() -> None:
     replies = JudgedReplies()
     exchange = talk.exchange()
 
-    def known(number: int) -> bool:
+    async def known(number: int) -> bool:
         resuming = talk.exchange(previous_response_id=f"resp_{number}")
-        return replies.without_known(resuming) is not resuming
+        return await replies.without_known(resuming) is not resuming
 
-    for number in range(100_000):
-        replies.remember(exchange, f"resp_{number}")
-    assert known(0)  # named: now the last to go
-    assert known(2)
-    replies.remember(exchange, "resp_new")
-    assert [known(number) for number in (0, 1, 2, 3, 99_999)] == [True, False, True, True, True]
+    async def run() -> list[bool]:
+        for number in range(100_000):
+            await replies.remember(exchange, f"resp_{number}")
+        assert await known(0)  # named: now the last to go
+        assert await known(2)
+        await replies.remember(exchange, "resp_new")
+        return [await known(number) for number in (0, 1, 2, 3, 99_999)]
+
+    assert asyncio.run(run()) == [True, False, True, True, True]
 
 
 def test_a_withheld_reply_of_a_group_of_upstreams() -> None:
@@ -267,7 +272,7 @@ def test_a_withheld_reply_of_a_group_of_upstreams() -> None:
     talk.answered(talk.exchange("v"), "resp_1", "fine")
     talk.answered(talk.exchange("v", previous_response_id="resp_1"), "resp_2", "a bomb")
     resuming = talk.exchange("u", previous_response_id="resp_2")
-    assert talk.pipeline.gave_resumed(resuming, [("u", "u"), ("v", "v")]) == "v"
+    assert asyncio.run(talk.pipeline.gave_resumed(resuming, [("u", "u"), ("v", "v")])) == "v"
     assert forwarded(talk, talk.exchange("v", previous_response_id="resp_2")) == "resp_1"
 
 
@@ -293,5 +298,48 @@ def test_the_upstream_of_a_reply_is_known_under_another_policy() -> None:
     talk.answered(talk.exchange("v"), "resp_1", "fine")
     chosen = combined(POLICY, replace(POLICY, name="strict"))
     resuming = replace(talk.exchange("u", previous_response_id="resp_1"), policy=chosen)
-    assert talk.pipeline.gave_resumed(resuming, [("u", "u"), ("v", "v")]) == "v"
+    assert asyncio.run(talk.pipeline.gave_resumed(resuming, [("u", "u"), ("v", "v")])) == "v"
     assert talk.refused(replace(resuming, origin=replace(resuming.origin, upstream="v"), account="v"))
+
+
+# --- what another process has seen ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_reply_that_another_process_has_judged(shared: bool) -> None:
+    """Its conversation may be continued here, if the processes share their state; otherwise it is opaque."""
+    state = MemoryState() if shared else None
+    one, other = Talk(state), Talk(state)
+    one.answered(one.exchange(), "resp_1", "fine")
+    assert other.refused(other.exchange(previous_response_id="resp_1")) is not shared
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_that_another_process_has_withheld(stream: bool) -> None:
+    """A request from it goes on from the reply before it, and who retrieves it gets the refusal, as in one process."""
+    state = MemoryState()
+    one, other = Talk(state), Talk(state)
+    one.answered(one.exchange(), "resp_1", "fine")
+    going_on, name = one.exchange(previous_response_id="resp_1", stream=stream), "resp_2"
+    if stream:
+        name = json.loads(BY_NAME["responses"].reply)["id"]
+        one.streamed(going_on, BY_NAME["responses"].raw.replace(b"High tide", b"a bomb now"))
+    else:
+        one.answered(going_on, name, "a bomb")
+    assert forwarded(other, other.exchange(previous_response_id=name)) == "resp_1"
+    retrieval = other.exchange(previous_response_id=name)
+    request = wire.parse_request(f"/v1/responses/{name}", b"")
+    review = asyncio.run(other.pipeline.review_request(replace(retrieval, request=request)))
+    got = asyncio.run(other.pipeline.review_reply(review.exchange, response(name, "harmless by itself")))
+    assert got.action == "block"
+
+
+def test_a_state_that_is_down_leaves_each_process_its_own() -> None:
+    """A process still knows what it has seen itself; what another one has seen is unknown, never judged harmless."""
+    state = MemoryState()
+    one, other = Talk(state), Talk(state)
+    state.down = True
+    one.answered(one.exchange(), "resp_1", "fine")
+    assert not one.refused(one.exchange(previous_response_id="resp_1"))
+    state.down = False
+    assert other.refused(other.exchange(previous_response_id="resp_1"))

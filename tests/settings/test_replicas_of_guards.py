@@ -11,6 +11,11 @@ HTTP = f"""version: 1
 guard: {{runner: http, replicas: {{urls: ["http://guard-1:8100", "unix:/run/guard.sock"], key: "${{env:KEY}}"}}}}
 policies: {{default: {{{RULES}}}}}
 """
+OPENAI = """version: 1
+guard: {family: llama_guard, model: served, runner: openai, replicas: {urls: ["http://vllm:8000/v1"]},
+  completions: {tokenizer: /models/guard, context_tokens: 4096}}
+policies: {default: {unsafe: {block: 0.5}}}
+"""
 
 
 def test_the_replicas_and_their_key() -> None:
@@ -52,6 +57,19 @@ def test_the_replicas_and_their_key() -> None:
             HTTP.replace("runner:", "family: openai_moderation, service: {key: '${env:KEY}'}, runner:"),
             "guard.service: has no effect, because the replicas judge",
         ),
+        (OPENAI.replace("runner: openai", "runner: http"), "guard.completions: has no effect without runner: openai"),
+        (OPENAI.replace("model: served, ", ""), "guard.model: is missing; write the name that the model has on"),
+        (OPENAI.replace("llama_guard", "classifier"), "guard.family: the family classifier reads classifiers"),
+        (OPENAI.replace("llama_guard", "openai_moderation"), "guard.family: the family openai_moderation is a service"),
+        (
+            OPENAI.replace("model:", "device: cuda, model:"),
+            "guard.device: has no effect, because the replicas judge; the",
+        ),
+        (OPENAI.replace("context_tokens: 4096", "uncertainty: 2"), "guard.completions.uncertainty: must be"),
+        (
+            "version: 1\nguard: {family: llama_guard, model: m, runner: openai}\n",
+            "the addresses of the model's servers",
+        ),
     ],
 )
 def test_mistakes(text: str, problem: str) -> None:
@@ -66,6 +84,15 @@ def test_replicas_may_call_a_service() -> None:
     settings = read(HTTP.replace("runner:", "family: openai_moderation, runner:"), {"KEY": "k-1"})
     assert guard_name(settings) == "openai_moderation"
     assert languages_read(settings) is None
+    assert not needs_engine(settings)
+
+
+def test_a_model_on_a_server() -> None:
+    """Its name is the model's on the server, and no model runs here."""
+    settings = read(OPENAI, {})
+    assert guard_name(settings) == "served"
+    assert settings.guard.completions is not None
+    assert settings.guard.completions.context_tokens == 4096
     assert not needs_engine(settings)
 
 

@@ -192,6 +192,33 @@ def test_a_blank_text_has_a_decision_and_no_verdict() -> None:
     assert (answer["unsafe"], answer["decision"]["action"]) == (None, "pass")
 
 
+OPAQUE = [{"text": "", "kind": "opaque", "note": "image"}]
+
+
+@pytest.mark.parametrize("parts", [[], [{"text": ""}], [{"text": " \n"}], OPAQUE])
+@pytest.mark.parametrize("policy", [{}, {"policy": "default"}])
+def test_what_is_not_judged_has_no_verdict(parts: Any, policy: dict[str, str]) -> None:
+    """The guard would find nothing in no text: no caller may take that for safe."""
+    stand = Stand()
+    status, _, body = stand.ask({"messages": [{"role": "user", "parts": parts}], **policy})
+    answer = valid(body, "Undecided" if policy else "Unjudged")
+    assert (status, answer["unsafe"], answer["coverage"]) == (200, None, "none")
+    with pytest.raises(GuardUnavailable):
+        read_verdict(body)
+
+
+@pytest.mark.parametrize("policy", [{}, {"policy": "default"}])
+def test_the_coverage_of_a_text_beside_an_image(policy: dict[str, str]) -> None:
+    """A verdict on a part of a message says so."""
+    body = body_of("hello", **policy)
+    name = "Decided" if policy else "Verdict"
+    assert valid(Stand().ask(body)[2], name)["coverage"] == "full"
+    body["messages"][-1]["parts"] += OPAQUE
+    _, head, answer = Stand().ask(body)
+    assert valid(answer, name)["coverage"] == "partial"
+    assert head.get("x-guardproxy-coverage") == ("partial" if policy else None)
+
+
 def test_the_account() -> None:
     """GET says what the guard is, with its categories."""
     stand = Stand()

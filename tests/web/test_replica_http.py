@@ -100,6 +100,21 @@ def test_a_verdict_arrives_as_it_was_given() -> None:
     assert ([one.role for one in asked.conversation.messages], asked.side) == (["user", "tool"], check.side)
 
 
+@pytest.mark.parametrize(("stream", "header"), [("one two", [b"one%20two"]), (None, [])])
+def test_a_balancer_can_tell_streams_apart(stream: str | None, header: list[bytes]) -> None:
+    """Each check of a stream has its name in a header; others have none."""
+    seen: list[list[bytes]] = []
+    api = Stand(WordGuard(WORDS)).api
+
+    async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            seen.append([value for name, value in scope["headers"] if name == b"x-session-id"])
+        await api(scope, receive, send)
+
+    run(noting, lambda link: link.judge(Check(ask("x").conversation, "assistant", stream), Asker()))
+    assert seen == [header]
+
+
 @pytest.mark.parametrize("unfinished", [True, False])
 def test_the_end_of_a_growing_text_is_told(unfinished: bool) -> None:
     """A guard that looks for patterns reads it otherwise."""

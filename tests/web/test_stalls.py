@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.stalls import Body, measure, process, requests
+from bench.stall_bodies import Body, requests
+from bench.stalls import measure, process
 
-# Seconds. The aim is 0.05; without threads and limits, each body stops the loop for 0.14 to 9 s on the same machine.
-STALL_S = 0.1
+# Seconds. Without threads and limits, each body stops the loop for 0.14 to 9 s on the same machine.
+STALL_S = 0.05
 NAMES = (
     "100,000 parts of a message",
     "1 MB of prose",
@@ -17,6 +18,9 @@ NAMES = (
     "20 MB of {}",
     "20 MB of long numbers",
     "9,999 system messages",
+    "LiteLLM, a reply of 20 long texts",
+    "Bedrock: 20 long texts",
+    "stream of 20 frames of 50 KB",
 )
 
 
@@ -40,9 +44,8 @@ def bodies() -> dict[str, Body]:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_event_loop_goes_on(proxy: str, bodies: dict[str, Body], name: str) -> None:
     row = asyncio.run(measure(proxy, bodies[name]))
-    # Other work on the machine delays the heartbeat as well, but uses no time of the proxy's process.
     assert row.status in (200, 400, 413)
-    assert min(row.stall_s, row.cpu_s) < STALL_S, row
+    assert row.held_s < STALL_S, row  # what the process itself causes, however busy the machine is
 
 
 def test_the_corpus_is_known(bodies: dict[str, Body]) -> None:

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardproxy.chunks import Chunk
+from guardproxy.chunks import Chunk, ChunkRun
 from guardproxy.errors import UpstreamUnreadable
+from guardproxy.holdback import first_frames
 from guardproxy.ports import ReplyStream, Wire
 from guardproxy.types import Edit, Message, Refuse, Replace
 from guardproxy.wires import anthropic_messages, ollama, openai_chat, openai_completions, openai_responses
 from guardproxy.wires.shared.repeated import Pattern, pattern_of
-from tests.wires.kit import by_frame
+from tests.wires.kit import by_frame, pieces
 
 _SPACE = re.compile(rb"\{ +")
 MESSAGES = [{"role": "user", "content": "Hello there."}]
@@ -229,6 +230,45 @@ def test_repetitions_are_read_as_other_frames(name: str, steps: list[Step], rele
         except ValueError:
             return  # the edit does not begin with what was released
         assert ending(seen, released, outcome) == expected
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@settings(max_examples=30, deadline=None)
+@given(
+    words=st.lists(st.sampled_from(["a", "b c", "é", "\\n"]), min_size=2, max_size=9),
+    cuts=st.lists(st.integers(0), max_size=3),
+    leaves=st.tuples(st.integers(0, 12), st.integers(1, 4)),
+    outcome=st.sampled_from(["refused", "edited", "passed"]),
+)
+def test_frames_that_leave_together_leave_as_one_by_one(
+    name: str, words: list[str], cuts: list[int], leaves: tuple[int, int], outcome: str
+) -> None:
+    """Wherever the bytes are cut, and however many frames of a run leave at once, the client gets the same."""
+    protocol = PROTOCOLS[name]
+    steps = [protocol.text(number, word, "ab1", 0) for number, word in enumerate(words)]
+    frames = [protocol.frame(text) for text in (*protocol.start, *steps)]
+    single, stream = read(protocol, frames), protocol.open()
+    (leave, size), out, released = leaves, b"", 0
+    for chunk in [chunk for part in pieces(b"".join(frames), cuts) for chunk in stream.feed(part)]:
+        while released < leave:
+            stop = min(chunk.taken + size, len(chunk.upto)) if isinstance(chunk, ChunkRun) else 1
+            released += stop - chunk.taken if isinstance(chunk, ChunkRun) else 1
+            out += stream.release(first_frames(chunk, stop) if isinstance(chunk, ChunkRun) else chunk)
+            if not isinstance(chunk, ChunkRun) or stop == len(chunk.upto):
+                break
+    assert out == b"".join(frames[:released])
+    edits = tuple(Edit(part.path, part.text) for part in stream.message(0).parts)
+    ends: dict[str, Refuse | Replace | None] = {"refused": Refuse("No."), "edited": Replace(edits), "passed": None}
+    end = ends[outcome]
+    assert ending(Seen(stream, [], []), 0, end) == ending(single, released, end)
+
+
+def test_named_events_are_read_in_runs() -> None:
+    """The deltas of a message of Anthropic's, which have a name, are read together."""
+    protocol = PROTOCOLS["anthropic"]
+    texts = [*protocol.start, *(protocol.text(number, "ab", "", 0) for number in range(9))]
+    chunks = protocol.open().feed(b"".join(map(protocol.frame, texts)))
+    assert [len(chunk.upto) for chunk in chunks if isinstance(chunk, ChunkRun)] == [8]
 
 
 def dicts(value: Any) -> list[dict[str, Any]]:

@@ -8,11 +8,14 @@ search has not reached is known exactly.
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from guardproxy.errors import GuardUnavailable
 from guardproxy.ports import LabelList
+
+# Partial lists of one check that are computed in all: a model that is unsure of everything must not hold up others.
+LISTS_PER_CHECK = 512
 
 
 @dataclass(slots=True)
@@ -107,9 +110,16 @@ class ListSearch:
 
     def expand(self, partial: PartialList, logits: Callable[[Sequence[int]], Sequence[float]]) -> None:
         """Continue `partial` with every token that may follow. `logits(tokens)` are the logits of these tokens."""
+        tokens = list(partial.options(self._grammar))
+        self.continue_with(partial, dict(zip(tokens, _softmax(logits(tokens)), strict=True)))
+
+    def continue_with(self, partial: PartialList, shares: Mapping[int, float]) -> None:
+        """Continue `partial` with tokens that may follow, each with its share of the mass.
+
+        Where the shares of all are not known, what is missing from 1 stays in `leftover`.
+        """
         options = partial.options(self._grammar)
-        tokens = list(options)
-        for token, share in zip(tokens, _softmax(logits(tokens)), strict=True):
+        for token, share in shares.items():
             self._continue(partial, token, options[token], partial.mass * share)
 
     def result(self) -> list[float]:

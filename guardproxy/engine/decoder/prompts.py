@@ -37,7 +37,7 @@ class EncodedPrompt:
     """An encoded prompt and the tokens of its answer.
 
     `ids[:policy_size]` is the policy text. `ids[:cached_size]`, which ends with the judged text, is worth caching; the
-    question behind it never is, because the next turn puts other text in its place.
+    question behind it never is, because the next turn puts other text in its place. `pieces` is what was encoded.
     """
 
     ids: list[int] = field(repr=False)
@@ -45,6 +45,7 @@ class EncodedPrompt:
     cached_size: int
     key: str
     answer: Grammar | Choice = field(repr=False)
+    pieces: tuple[Piece, ...] = field(repr=False)
     stream: str | None = None
 
 
@@ -129,7 +130,8 @@ class PromptEncoder:
         shared = 0
         while shared < min(len(policy), len(ids) - 1) and policy[shared] == ids[shared]:
             shared += 1
-        return EncodedPrompt(ids, shared, max(shared, min(cached_size, len(ids) - 1)), prompt.key, answer)
+        size = max(shared, min(cached_size, len(ids) - 1))
+        return EncodedPrompt(ids, shared, size, prompt.key, answer, pieces)
 
     def _policy(self, pieces: tuple[Piece, ...]) -> list[int]:
         """The ids of the pieces before the conversation."""

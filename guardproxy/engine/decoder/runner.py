@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from guardproxy.engine.decoder.attention import NAME, blockwise_attention, packed_attention
-from guardproxy.engine.decoder.grammar import ListSearch, PartialList
+from guardproxy.engine.decoder.grammar import LISTS_PER_CHECK, ListSearch, PartialList
 from guardproxy.engine.decoder.layers import select_rows, use_in_place_modules
 from guardproxy.engine.decoder.packed import DecoderLane, PassPlan, Segment, plan_pass
 from guardproxy.engine.decoder.pending import PendingBatch, PendingCheck, continuation_segment, uncut_runs
@@ -21,10 +21,8 @@ from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.engine.tokenizer import PromptTokenizer
 from guardproxy.ports import Prompt
 
-# Partial lists of one check that are computed in one pass, and in all: a model that is unsure of everything must not
-# hold up the queue.
+# Partial lists of one check that are computed in one pass.
 _LISTS_PER_PASS = 32
-_LISTS_PER_CHECK = 512
 # The least rows per lane: with fewer, a thread mostly waits for the weights to arrive from memory.
 _MIN_LANE_ROWS = 32
 # A CPU's FLOP rate in attention as a share of its rate in matrix products (52 of 87 GFLOP/s on one core).
@@ -209,7 +207,7 @@ class GenerativeRunner:
     def _explore(self, checks: Sequence[PendingCheck]) -> None:
         """Read the label lists of all checks, the most probable first, in one pass per round."""
         searching = [check for check in checks if check.search is not None]
-        left = dict.fromkeys(map(id, searching), _LISTS_PER_CHECK)
+        left = dict.fromkeys(map(id, searching), LISTS_PER_CHECK)
         while searching:
             wanted = [(check, lists) for check in searching if (lists := self._next_lists(check, left))]
             if wanted:

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 
 from guardproxy.engine import quantized
 from guardproxy.engine.encoder.architectures import shapes_of, supports
-from guardproxy.engine.load import LoadedModel, without_limits
+from guardproxy.engine.load import LoadedModel
 from guardproxy.engine.model_files import locate
+from guardproxy.engine.tokenizer import without_limits
 from guardproxy.errors import ConfigError
 
 

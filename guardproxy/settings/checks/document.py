@@ -17,6 +17,7 @@ from guardproxy.settings.checks import (
     rewrites,
     routes,
     server,
+    shared_state,
     taxonomies,
     upstream,
 )
@@ -52,6 +53,7 @@ def check(
         *alerts.alerts(root, secrets, allowed),
         *console.console(root, secrets),
         *otel.otel(root),
+        *shared_state.shared_state(root, secrets),
         *rewrites.on_routes(root, catalogue),
         *policies.policies(root, catalogue, allowed),
         *policies.default_policies(root, catalogue, categories),

@@ -202,6 +202,9 @@ def _single_guard(path: SettingPath, guard: Node, catalogue: Catalogue) -> Itera
     elif name in catalogue.families:
         yield from _local_model(path, guard, name)
     yield from replicas.replicas(path, guard)
+    service = f"the family {name} is a service" if name in catalogue.services else ""
+    classifier = f"the family {name} reads classifiers" if name == _EMBEDDED_FAMILY else ""
+    yield from replicas.completions(path, guard, no_model=service or classifier)
     device = guard.get("device")
     if device and device.text() and not _DEVICE.fullmatch(device.text() or ""):
         yield Problem(device.position, (*path, "device"), "must be auto, cpu, cuda or cuda:N")

@@ -6,7 +6,8 @@ from guardproxy.settings.checks import tls
 from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
-_HTTP = "http"
+_LOCAL = "local"
+_OPENAI = "openai"
 _UNIX = "unix:"
 # What the replicas' own file says of the guard.
 _THEIRS = ("device", "dtype", "max_batch_tokens", "max_wait_s", "threads", "service")
@@ -15,12 +16,18 @@ _THEIRS = ("device", "dtype", "max_batch_tokens", "max_wait_s", "threads", "serv
 def is_remote(guard: Node) -> bool:
     """Whether replicas judge for a guard."""
     runner = guard.get("runner")
-    return runner is not None and runner.text() == _HTTP
+    return runner is not None and runner.text() not in {None, _LOCAL}
+
+
+def is_openai(guard: Node) -> bool:
+    """Whether a guard's model runs on servers with OpenAI's completions API."""
+    runner = guard.get("runner")
+    return runner is not None and runner.text() == _OPENAI
 
 
 def local_only(path: SettingPath, guard: Node) -> Iterator[Problem]:
     """The mistakes of a guard at `path` that needs no model, and so no replicas."""
-    for key in ("runner", "replicas"):
+    for key in ("runner", "replicas", "completions"):
         if (node := guard.get(key)) and node.value is not None:
             message = "has no effect, because the family needs no model; remove it"
             yield Problem(node.key_position, (*path, key), message)
@@ -30,8 +37,8 @@ def remote(path: SettingPath, guard: Node) -> Iterator[Problem]:
     """The mistakes of the guard at `path`, for which replicas judge, in options that are theirs."""
     for key in _THEIRS:
         if (node := guard.get(key)) and node.value is not None:
-            message = "has no effect, because the replicas judge; set it in their file"
-            yield Problem(node.key_position, (*path, key), message)
+            where = "the servers' own options say it; remove it" if is_openai(guard) else "set it in their file"
+            yield Problem(node.key_position, (*path, key), f"has no effect, because the replicas judge; {where}")
 
 
 def replicas(path: SettingPath, guard: Node) -> Iterator[Problem]:
@@ -39,11 +46,12 @@ def replicas(path: SettingPath, guard: Node) -> Iterator[Problem]:
     section = guard.get("replicas")
     if section is None or section.value is None:
         if is_remote(guard):
-            message = "is missing; write replicas: {urls: [...]} with the addresses of `guardproxy guard`"
+            whose = "the model's servers" if is_openai(guard) else "`guardproxy guard`"
+            message = f"is missing; write replicas: {{urls: [...]}} with the addresses of {whose}"
             yield Problem(guard.key_position, (*path, "replicas"), message)
         return
     if not is_remote(guard):
-        message = "has no effect without runner: http; set that or remove this"
+        message = "has no effect without runner: http or openai; set that or remove this"
         yield Problem(section.key_position, (*path, "replicas"), message)
         return
     yield from _addresses((*path, "replicas"), section)
@@ -52,6 +60,26 @@ def replicas(path: SettingPath, guard: Node) -> Iterator[Problem]:
     if first and longest and (first.number() or 0) > (longest.number() or 0):
         message = "is less than first_s; make it the longer of both"
         yield Problem(longest.position, (*path, "replicas", "eject", "longest_s"), message)
+
+
+def completions(path: SettingPath, guard: Node, *, no_model: str) -> Iterator[Problem]:
+    """The mistakes of the guard at `path` in what the runner `openai` needs.
+
+    `no_model` says why the family has no model that such a server could run; it is empty if it has one.
+    """
+    section, model = guard.get("completions"), guard.get("model")
+    if not is_openai(guard):
+        if section and section.value is not None:
+            message = "has no effect without runner: openai; set that or remove this"
+            yield Problem(section.key_position, (*path, "completions"), message)
+        return
+    if no_model:
+        node = guard.get("family") or guard.get("runner") or guard
+        message = f"{no_model}, and the runner openai needs a language model; choose another family or runner"
+        yield Problem(node.position, (*path, "family"), message)
+    elif model is None or model.value is None:
+        message = "is missing; write the name that the model has on the servers"
+        yield Problem(guard.key_position, (*path, "model"), message)
 
 
 def _addresses(path: SettingPath, section: Node) -> Iterator[Problem]:

@@ -34,7 +34,7 @@ from guardproxy.sinks.database.keys import is_encrypted
 from guardproxy.sinks.database.schema import VERSION, search_values, store
 from guardproxy.sinks.database.sealed import Parts, read_record
 from guardproxy.sinks.database.text_keys import same_key
-from guardproxy.sinks.database.texts import add_texts, create_texts
+from guardproxy.sinks.database.texts import add_texts, create_texts, text_rows
 from guardproxy.sinks.shared import from_json
 
 _READ = 500  # rows in one query
@@ -136,7 +136,7 @@ def _fill(connection: Connection) -> None:
                 {"category": category, "seq": seq, "probability": probability, "reached": reached}
                 for category, (probability, reached) in scored.items()
             ]
-            texts.append((seq, record.text))
+            texts += text_rows(seq, record.text, connection.dialect.name)
         if values:
             connection.execute(change.values({name: bindparam(name) for name in _NEW}), values)
         if probabilities:

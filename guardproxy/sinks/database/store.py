@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from guardproxy.errors import ConfigError
 from guardproxy.reviews import Exclusion, Label
 from guardproxy.sinks.database.append import Appending, read_head
+from guardproxy.sinks.database.batches import batch_rows
 from guardproxy.sinks.database.chain import Head
 from guardproxy.sinks.database.check import Verification, verify_rows
 from guardproxy.sinks.database.connection import StoreDatabase
@@ -52,7 +53,6 @@ from guardproxy.sinks.database.schema import (
     records,
     scores,
     search_key,
-    search_values,
 )
 from guardproxy.sinks.database.sealed import ERASED, read_record, record_content, record_fields
 from guardproxy.sinks.database.texts import add_texts, merge_texts
@@ -123,19 +123,12 @@ class AuditStore:
                 # Both from their stored form, in which two surrogates in a row are one character.
                 if self._record(row) != read_record(*record_content(new.pop(row.id))):
                     raise ValueError(f"record {row.id} is already stored with another content")
-            score_rows, numbered = [], []
             appending = await Appending.at_end(connection, self._key)
-            for record in new.values():
-                content, parts = record_content(record, quotes=self._cipher.encrypts)
-                columns, scored = search_values(record, encrypted=self._cipher.encrypts)
-                seq = appending.add("record", content, columns, parts, self._cipher)
-                score_rows += [(category, seq, *one) for category, one in scored.items()]
-                numbered.append((seq, record))
+            rows = await batch_rows(appending, [*new.values()], self._cipher, self._dialect)
             await appending.insert(encrypted=self._cipher.encrypts)
-            await connection.run_sync(note_times, [(seq, record.time) for seq, record in numbered])
-            if not self._cipher.encrypts:  # the words of an encrypted text would tell what it says
-                await connection.run_sync(add_texts, [(seq, record.text) for seq, record in numbered])
-            await connection.run_sync(insert_rows, scores, SCORE_COLUMNS, score_rows)
+            await connection.run_sync(note_times, rows.times)
+            await connection.run_sync(add_texts, rows.texts)
+            await connection.run_sync(insert_rows, scores, SCORE_COLUMNS, rows.scores)
 
     async def label(self, given: Sequence[Label]) -> None:
         """Store labels durably, each as a row of its own. A label of the kind "none" withdraws an earlier one.

@@ -5,7 +5,7 @@ there, which overlap: a phrase of up to `_OVERLAP` words is found across their b
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -59,18 +59,20 @@ def create_texts(connection: Connection) -> None:
         connection.execute(text(statement))
 
 
-def add_texts(connection: Connection, texts: Iterable[tuple[int, str]]) -> None:
-    """Index the texts of records, given with the numbers of the records."""
-    dialect = connection.dialect.name
-    rows: list[tuple[Any, ...]] = []
-    for seq, content in texts:
-        found = words(content)
-        if dialect == "sqlite" and found:
-            rows.append((seq, " ".join(found)))
-        elif found:
-            rows += [(seq, part, _vector(chunk)) for part, chunk in enumerate(_chunks(found))]
+def text_rows(seq: int, text: str, dialect: str) -> list[tuple[Any, ...]]:
+    """The rows of the index for the text of the record with the number `seq`."""
+    found = words(text)
+    if not found:
+        return []
+    if dialect == "sqlite":
+        return [(seq, " ".join(found))]
+    return [(seq, part, _vector(chunk)) for part, chunk in enumerate(_chunks(found))]
+
+
+def add_texts(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows of `text_rows`."""
     if rows:
-        connection.exec_driver_sql(_INSERT[dialect], rows)
+        connection.exec_driver_sql(_INSERT[connection.dialect.name], list(rows))
 
 
 async def erase_texts(connection: AsyncConnection, numbers: Select[Any]) -> None:

@@ -49,6 +49,8 @@ class ContentBlock:
 class MessageStream(BaseStream):
     """Reads and writes a streamed message. It has one choice, number 0."""
 
+    in_runs = True
+
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
         super().__init__(request, Sse(events=EVENTS))
         self._head = dict(head)
@@ -90,6 +92,10 @@ class MessageStream(BaseStream):
         body: dict[str, Any] = with_value(event.body, ("delta", _DELTA_TEXTS[event.body["delta"]["type"]]), values[0])
         self._block(body)
         return body
+
+    def again_in_run(self, event: Event, texts: Sequence[str]) -> dict[str, Any] | None:
+        """Do what `again` does for each of them: a block keeps its unreleased events."""
+        return [self.again(event, (text,)) for text in texts][-1]
 
     def _read_event(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
         read_fields(state.builder, body, "", EVENTS[kind])
@@ -183,7 +189,8 @@ class MessageStream(BaseStream):
         if not event.kind.startswith("content_block"):
             return
         block = self._blocks[event.body["index"]]
-        block.waiting.popleft()
+        for _ in range(event.frames):
+            block.waiting.popleft()
         if event.kind == "content_block_start":
             block.number, self._seen = event.body["index"], max(self._seen, event.body["index"] + 1)
         block.stopped = block.stopped or event.kind == "content_block_stop"

@@ -3,9 +3,9 @@
 Upstreams send anything in these fields. A value of another type is left out; none of them makes a reply unreadable.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
+from guardproxy.frozen import frozen
 from guardproxy.types import ReplyInfo
 
 NOTHING = ReplyInfo()
@@ -13,7 +13,7 @@ LONGEST = 200  # characters of an id or a model's name; the rest is cut and stan
 _LARGEST = 2**53  # the largest whole number that every reader of JSON has; a larger count is no count
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InfoKeys:
     """The keys of a protocol. The counts of all keys in `output` are added up: some protocols count thoughts apart."""
 

@@ -58,7 +58,7 @@ class Event:
 
     `marks` by choice; `texts` as (choice, path, text); `pieces`: how many pieces of texts it brings, by choice; `body`
     is the parsed data, for frames that the proxy rewrites; `kind` is the wire's own name for the type of the frame,
-    empty for a frame without data.
+    empty for a frame without data. Frames in a row that were read together have one event: `frames` is their number.
     """
 
     marks: dict[int, Mark] = field(default_factory=dict)
@@ -67,3 +67,4 @@ class Event:
     body: dict[str, Any] = field(default_factory=dict)
     kind: str = ""
     complete: bool = True
+    frames: int = 1

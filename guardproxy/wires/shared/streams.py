@@ -49,7 +49,7 @@ class BaseStream(ABC):
     """Reads frames into chunks and releases them. A subclass knows the frames and the endings of its protocol."""
 
     frame_end = b"\n\n"  # completes a frame that the upstream has cut off
-    in_runs = False  # `again` needs only the first of several frames in a row that repeat the same one
+    in_runs = False  # frames in a row that repeat the same one are read together: see `again_in_run`
 
     def __init__(self, request: Request, decoder: FrameDecoder) -> None:
         self.request = request
@@ -89,6 +89,10 @@ class BaseStream(ABC):
         None if the frame must be read in full. What `read` does beside the parts and the marks must be done here.
         """
         return None
+
+    def again_in_run(self, event: Event, texts: Sequence[str]) -> dict[str, Any] | None:
+        """Do what `again` does for frames in a row with these texts; it needs only the first, unless overridden."""
+        return self.again(event, texts[:1])
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -239,13 +243,13 @@ class BaseStream(ABC):
         pattern, name, event, choice, path, kind, key = self._repeated[0]
         state = self._states[choice]
         echo = state.echoes[key] if key else None
-        if name or pattern.around_text is None or self.terminated or state.final or (echo and echo.ahead):
+        if pattern.around_text is None or self.terminated or state.final or (echo and echo.ahead):
             return None
-        raw, texts, ends = decoder.repetitions(*pattern.around_text)
+        raw, texts, ends = decoder.repetitions(*pattern.around_text, name)
         if not texts:
             return None
         # What `_read_again` does for each of them. Without another gap, `again` has nothing to judge.
-        body = self.again(event, texts[:1])
+        body = self.again_in_run(event, texts)
         self._learnable += len(texts)
         builder = state.builder
         upto = [*accumulate(map(len, texts), initial=builder.size)][1:]
@@ -259,7 +263,7 @@ class BaseStream(ABC):
             mark = Mark(choice, upto[stop - 1])
             pieces = {choice: stop - first} if is_shown else {}
             text = "".join(texts[first:stop])
-            return Event({choice: mark}, [(choice, path, text)], pieces, body or {}, event.kind)
+            return Event({choice: mark}, [(choice, path, text)], pieces, body or {}, event.kind, frames=stop - first)
 
         return ChunkRun(raw, (Mark(choice, upto[-1]),), ends, upto, event_of)
 

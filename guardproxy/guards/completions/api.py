@@ -1,0 +1,210 @@
+"""One call of `/v1/completions`: the tokens that may follow a prompt and their probabilities, as the server shows them.
+
+The formats of the answer are OpenAI's (legacy completions: `tokens`, `token_logprobs`, `top_logprobs` as an object) and
+that of llama.cpp's own server (`content` with an `id` for each token).
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+
+from guardproxy.errors import Overloaded
+from guardproxy.guards.http_calls import Answered, HttpCalls
+from guardproxy.guards.links import ReplicaFailed
+
+Name = int | str
+"""How a server names a token: by its number, or by its text."""
+
+BIAS: Final = 100.0
+"""What is added to the logit of a token that is forced: more than any two logits differ."""
+
+# vLLM names a token by its number in this form.
+_NUMBERED: Final = "token_id:"
+# Rounding may move a log-probability this far above 0.
+_ROUNDING: Final = 1e-3
+# The most characters of a server's own message to quote.
+_QUOTED: Final = 300
+_TOO_MANY: Final = 429
+
+
+class CallRefused(Exception):
+    """The server refuses a call, with this status; its message says why, and may quote the prompt."""
+
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(f"it answers {status}: {said}" if said else f"it answers {status}")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class NextToken:
+    """The token that a server has chosen behind a prompt, and the most probable ones, by their names.
+
+    `chosen` is None if the server shows none, as llama-cpp-python at the end of an answer. `shown` has probabilities;
+    the chosen token is among them. `reused` of the prompt's tokens were not computed again.
+    """
+
+    chosen: Name | None
+    shown: Mapping[Name, float] = field(repr=False)
+    prompt_tokens: int
+    reused: int = 0
+
+    @property
+    def rest(self) -> float:
+        """The probability of all tokens that are not shown."""
+        return max(0.0, 1.0 - sum(self.shown.values()))
+
+    @property
+    def most_unseen(self) -> float:
+        """The most probability that one token which is not shown can have.
+
+        The chosen token does not count: it is shown whatever its probability is.
+        """
+        least = min((share for name, share in self.shown.items() if name != self.chosen), default=1.0)
+        return min(least, self.rest)
+
+
+class CompletionsApi:
+    """The API of one server, for one model: `model` is its name there. `top` tokens are shown, if the server allows it.
+
+    `prefix` is the path of its API below the server's address.
+    """
+
+    def __init__(self, calls: HttpCalls, model: str, *, top: int, prefix: str = "/v1") -> None:
+        self._calls = calls
+        self._model = model
+        self.top = top
+        self._completions = calls.url(f"{prefix}/completions")
+        self._models = calls.url(f"{prefix}/models")
+
+    async def described(self) -> Mapping[str, Any]:
+        """What the server says of the model. Raises ReplicaFailed, also if it has no model of that name."""
+        answer = await self._calls.call("GET", self._models)
+        if answer.status != httpx.codes.OK:
+            failure = _failed(answer)
+            raise ReplicaFailed("failed", str(failure)) if isinstance(failure, CallRefused) else failure
+        data = _json(answer.body).get("data")
+        models = [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
+        for one in models:
+            if one.get("id") == self._model:
+                return one
+        names = ", ".join(repr(one.get("id")) for one in models) or "none"
+        raise ReplicaFailed("failed", f"it has no model {self._model!r}, but {names}; write its name in guard.model")
+
+    async def next_token(self, prompt: Sequence[int] | str, forced: Sequence[int] = ()) -> NextToken:
+        """The tokens that may follow `prompt`. The server is made to choose one of the `forced` tokens, if it can be.
+
+        Raises CallRefused, ReplicaFailed, Overloaded.
+        """
+        body: dict[str, Any] = {
+            "model": self._model,
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": self.top,
+            # vLLM then names tokens by their numbers; other servers ignore it.
+            "return_tokens_as_token_ids": True,
+        }
+        if forced:
+            body["logit_bias"] = {str(token): BIAS for token in forced}
+        answer = await self._calls.call("POST", self._completions, json.dumps(body).encode())
+        if answer.status != httpx.codes.OK:
+            raise _failed(answer)
+        return read_next(_json(answer.body))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._calls.close()
+
+
+def read_next(answer: Mapping[str, Any]) -> NextToken:
+    """The next token of a completions answer. Raises ReplicaFailed for an answer that is none, or without logprobs."""
+    try:
+        (choice,) = answer["choices"]
+        usage = answer["usage"]
+        tokens = int(usage["prompt_tokens"])
+        details = usage.get("prompt_tokens_details") or {}
+        reused = min(tokens, int(details.get("cached_tokens") or 0))
+        logprobs = choice["logprobs"]
+        if logprobs is None:
+            raise ReplicaFailed("failed", "its answer has no logprobs; the server has to be started with them")
+        chosen, shown = _numbered(logprobs["content"]) if "content" in logprobs else _legacy(logprobs)
+        probabilities = {name: _probability(value) for name, value in shown.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ReplicaFailed("failed", f"its answer is no completion: {type(error).__name__}") from None
+    if sum(probabilities.values()) > 1 + _ROUNDING * len(probabilities):
+        raise ReplicaFailed("failed", "the probabilities in its answer sum to more than 1")
+    return NextToken(chosen, probabilities, tokens, reused)
+
+
+def _legacy(logprobs: Mapping[str, Any]) -> tuple[Name | None, dict[Name, Any]]:
+    if not logprobs["tokens"]:
+        return None, {}
+    chosen = _name(logprobs["tokens"][0])
+    top = logprobs["top_logprobs"][0] if logprobs.get("top_logprobs") else None
+    return chosen, {chosen: logprobs["token_logprobs"][0], **{_name(key): value for key, value in (top or {}).items()}}
+
+
+def _numbered(content: Sequence[Mapping[str, Any]]) -> tuple[Name | None, dict[Name, Any]]:
+    if not content:
+        return None, {}
+    first = content[0]
+    chosen = _name_in(first)
+    return chosen, {chosen: first["logprob"], **{_name_in(one): one["logprob"] for one in first["top_logprobs"]}}
+
+
+def _name_in(entry: Mapping[str, Any]) -> Name:
+    number = entry.get("id")
+    return number if isinstance(number, int) else _name(entry["token"])
+
+
+def _name(text: Any) -> Name:
+    if not isinstance(text, str):
+        raise TypeError
+    digits = text.removeprefix(_NUMBERED)
+    return int(digits) if digits != text and digits.isascii() and digits.isdecimal() else text
+
+
+def _probability(logprob: Any) -> float:
+    if isinstance(logprob, bool) or not isinstance(logprob, int | float) or not logprob <= _ROUNDING:
+        raise ValueError
+    return min(1.0, math.exp(logprob))
+
+
+def _json(body: bytes) -> Mapping[str, Any]:
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ReplicaFailed("failed", "its answer is not JSON") from None
+    if not isinstance(content, dict):
+        raise ReplicaFailed("failed", "its answer is no JSON object")
+    return content
+
+
+def _failed(answer: Answered) -> Exception:
+    """The error for an answer with a status other than 200."""
+    status = answer.status
+    if status == _TOO_MANY:
+        return Overloaded("the guard's server has too many requests (429)", retry_s=answer.retry_s or 1.0)
+    if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+        return ReplicaFailed("failed", f"it refuses the key ({status}); check guard.replicas.key")
+    if status == httpx.codes.SERVICE_UNAVAILABLE:
+        return ReplicaFailed("declined", f"it answers {status}")
+    if status == httpx.codes.NOT_FOUND:
+        return ReplicaFailed("failed", "it has no such path or model (404): check guard.replicas.urls and guard.model")
+    # Some servers have no other status than 500 for a request that they cannot read.
+    return CallRefused(status, _said(answer.body))
+
+
+def _said(body: bytes) -> str:
+    """The message of an error body, shortened; empty if it has none."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    error = content.get("error", content) if isinstance(content, dict) else content
+    said = error.get("message", error.get("detail", "")) if isinstance(error, dict) else error
+    return " ".join(str(said).split())[:_QUOTED]

@@ -1,0 +1,104 @@
+"""SIGTERM and SIGINT while the server starts: it ends at once, and leaves no process behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.stand import ROOT, RULES
+from tests.faults.table import PROCESS
+from tests.kit import free_port, until
+
+TEXT = """\
+version: 1
+server: {workers: %d}
+upstream: {url: "http://127.0.0.1:9"}
+guard: {model: embedded-small, dtype: float32, threads: 1}
+audit: {store: "sqlite:///%s/audit.sqlite3"}
+"""
+FAULT = next(fault for fault in PROCESS if fault.name == "stop-start")
+FIRST = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+def started(folder: Path, command: str, *, workers: int = 1, first: bool = False) -> "subprocess.Popen[bytes]":
+    """A server that begins to start. `first`: as the first process of a namespace, as in a container."""
+    config = folder / "guardproxy.yaml"
+    config.write_text(TEXT % (workers, folder) + RULES)
+    arguments = ["--port", str(free_port()), "--config", str(config), "--data-dir", str(folder)]
+    begins = [*(FIRST if first else []), sys.executable, "-m", "guardproxy", command, *arguments]
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(begins, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
+
+
+def children(process: int) -> list[int]:
+    """The ids of the processes that a process has started and that run."""
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(one) for one in found]
+
+
+def catches(process: int, what: signal.Signals) -> bool:
+    """Whether a process handles a signal."""
+    status = (Path(f"/proc/{process}/status")).read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (what - 1) & 1)
+
+
+def ended(process: "subprocess.Popen[bytes]", folder: Path, expected: int) -> None:
+    """Assert that a server has ended in order, and no process of its session is left."""
+    status = process.wait(60)
+    log = (folder / "log").read_text()
+    assert (status, FAULT.end) == (expected, "closed"), log
+    assert "Traceback" not in log
+    assert "Fatal" not in log
+    until(lambda: not session(process.pid), f"left behind: {session(process.pid)}")
+
+
+def session(leader: int) -> list[str]:
+    """The processes of a session that run."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if folder.name.isdecimal() and int(fields[3]) == leader and fields[0] not in "ZX":
+            found.append(folder.name)
+    return found
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("command", ["serve", "guard"])
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_model_loads(tmp_path: Path, command: str, what: signal.Signals) -> None:
+    """The model is not waited for, and its thread does not crash at the end of Python."""
+    process = started(tmp_path, command)
+    until(lambda: b"Uvicorn running" in (tmp_path / "log").read_bytes(), "it does not listen", 200)
+    process.send_signal(what)
+    ended(process, tmp_path, -signal.SIGTERM if what == signal.SIGTERM else 128 + signal.SIGINT)
+    assert '"ready"' not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.timeout(300)
+def test_the_first_process_of_a_container_is_stopped_while_it_imports(tmp_path: Path) -> None:
+    """The kernel keeps signals without a handler from it, so there is one before anything is imported."""
+    if os.getuid() or not shutil.which("unshare") or subprocess.run([*FIRST, "true"], check=False).returncode:
+        pytest.skip("needs root, and namespaces of processes")
+    process = started(tmp_path, "serve", first=True)
+    (inner,) = until(lambda: children(process.pid), "it does not start")
+    until(lambda: catches(inner, signal.SIGTERM), "SIGTERM is not handled")
+    assert b"listening" not in (tmp_path / "log").read_bytes()
+    os.kill(inner, signal.SIGTERM)
+    ended(process, tmp_path, 128 + signal.SIGTERM)
+
+
+@pytest.mark.timeout(300)
+def test_workers_are_stopped_while_they_import(tmp_path: Path) -> None:
+    """They serve nothing yet, so they end at once; so does the process of the guard's model."""
+    process = started(tmp_path, "serve", workers=2)
+    until(lambda: b"Started parent" in (tmp_path / "log").read_bytes(), "it does not start", 200)
+    process.send_signal(signal.SIGTERM)
+    ended(process, tmp_path, 0)
