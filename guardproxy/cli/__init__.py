@@ -55,7 +55,9 @@ def program() -> NoReturn:
     try:
         status = main()
     except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 0
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     sys.stdout.flush()
     sys.stderr.flush()
     if status == _TERMINATED:
