@@ -50,6 +50,7 @@ class MessageStream(BaseStream):
     """Reads and writes a streamed message. It has one choice, number 0."""
 
     in_runs = True
+    named = True
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
         super().__init__(request, Sse(events=EVENTS))

@@ -50,6 +50,7 @@ class BaseStream(ABC):
 
     frame_end = b"\n\n"  # completes a frame that the upstream has cut off
     in_runs = False  # frames in a row that repeat the same one are read together: see `again_in_run`
+    named = False  # events have names, which `frame` compares with the data; a name of other protocols is not released
 
     def __init__(self, request: Request, decoder: FrameDecoder) -> None:
         self.request = request
@@ -243,6 +244,8 @@ class BaseStream(ABC):
         pattern, name, event, choice, path, kind, key = self._repeated[0]
         state = self._states[choice]
         echo = state.echoes[key] if key else None
+        if name and not self.named:
+            return None
         if pattern.around_text is None or self.terminated or state.final or (echo and echo.ahead):
             return None
         raw, texts, ends = decoder.repetitions(*pattern.around_text, name)
