@@ -56,7 +56,8 @@ def test_the_wait_that_takes_too_long_ends(first: float) -> None:
             assert asyncio.get_running_loop().time() - began >= 0.05
         patience.close()
         task = asyncio.current_task()
-        assert task is not None and task.cancelling() == 0
+        assert task is not None
+        assert task.cancelling() == 0
 
     with_silent_server(client)
 
