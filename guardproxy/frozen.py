@@ -17,9 +17,14 @@ def frozen(cls: type[T]) -> type[T]:
     """Make a class what `dataclass(frozen=True, slots=True)` makes of it, with a quicker constructor.
 
     It has no `__post_init__`, no keyword-only fields, and no base class but `object`, and nobody inherits from it.
+    Raises TypeError for a class with one of the first three: its checks and defaults would be left out.
     """
+    if cls.__bases__ != (object,) or hasattr(cls, "__post_init__"):
+        raise TypeError(f"{cls.__name__} has a base class or __post_init__; use dataclass(frozen=True, slots=True)")
     made = dataclass(frozen=True, slots=True, init=False)(cls)
     own = fields(made)  # type: ignore[arg-type]
+    if any(one.kw_only for one in own):
+        raise TypeError(f"{cls.__name__} has keyword-only fields; use dataclass(frozen=True, slots=True)")
     twin = type(cls.__name__, (), {"__slots__": tuple(one.name for one in own)})
     made.__new__ = _constructor(own, twin)  # type: ignore[method-assign]
     made.__reduce__ = _reduced  # type: ignore[method-assign]

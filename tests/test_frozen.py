@@ -60,3 +60,23 @@ def test_wrong_arguments_are_refused() -> None:
     for arguments in wrong:
         with pytest.raises(TypeError):
             Quick(*arguments)
+
+
+def test_a_class_whose_checks_would_be_left_out_is_refused() -> None:
+    """The constructor calls no `__post_init__`, and knows nothing of a base class or of keyword-only fields."""
+
+    class Checked:
+        one: int
+
+        def __post_init__(self) -> None:
+            raise ValueError
+
+    class Inherits(Checked):
+        two: int
+
+    class Keywords:
+        one: int = field(kw_only=True)
+
+    for refused in (Checked, Inherits, Keywords):
+        with pytest.raises(TypeError, match="use dataclass"):
+            frozen(refused)

@@ -29,6 +29,7 @@ _OTHER_REFERENCE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?|%([A-Za-z_][A-Z
 _PASSWORD = re.compile(r"://[^/?#@]*?:([^/?#@]+)@|[?&]password=([^&#]+)")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 _HEADER_LINE = re.compile(r"[\x20-\x7e]+")
+_LONGEST = 65_536  # bytes of a file: a device such as /dev/zero has no end
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,11 @@ class _Variables:
             return value, "" if value else f"environment variable {name} is not set"
         told = f"environment variable {name}_FILE names {file}, which"
         try:
-            value = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+            with Path(file).open("rb") as opened:
+                content = opened.read(_LONGEST + 1)
+            if len(content) > _LONGEST:
+                return "", f"{told} is longer than {_LONGEST:,} bytes"
+            value = content.decode().rstrip("\r\n")
         except OSError as error:
             return "", f"{told} cannot be read: {error.strerror}"
         except UnicodeDecodeError:

@@ -37,6 +37,7 @@ def test_a_secret_is_read_from_a_file(tmp_path: Path) -> None:
         (None, "cannot be read: No such file or directory"),
         (b"\n", "is empty"),
         (b"\xff\n", "is not UTF-8"),
+        (b"x" * 65_537, "is longer than 65,536 bytes"),
     ],
 )
 def test_a_file_without_a_secret(tmp_path: Path, content: bytes | None, why: str) -> None:
