@@ -8,8 +8,8 @@ import pytest
 from bench.stall_bodies import Body, requests
 from bench.stalls import measure, process
 
-# Seconds. The aim is 0.05, of which a search through 1 MB that keeps Python's lock can take twice as much, and twenty long
-# texts four times as much (bench/RESULTS.md). Without threads and limits, a body stops the loop for up to 9 s.
+# Seconds. The aim is 0.05; searches of long texts that keep Python's lock take up to 0.3 on these bodies (bench/RESULTS.md).
+# Without threads and limits, a body stops the loop for up to 9 s.
 STALL_S = 0.5
 NAMES = (
     "100,000 parts of a message",
