@@ -8,7 +8,7 @@ import pytest
 from bench.stall_bodies import Body, requests
 from bench.stalls import measure, process
 
-# Seconds. The aim is 0.05; searches of long texts that keep Python's lock take up to 0.3 on these bodies (bench/RESULTS.md).
+# Seconds. The aim is 0.05; searches of long texts that keep Python's lock take up to 0.3 here (bench/RESULTS.md).
 # Without threads and limits, a body stops the loop for up to 9 s.
 STALL_S = 0.5
 NAMES = (
