@@ -1,7 +1,7 @@
 """What the pipeline passes on: an exchange, and a turn with what was found and decided about it."""
 
 from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from guardproxy.errors import GuardUnavailable
 from guardproxy.frozen import frozen
@@ -121,6 +121,12 @@ class JudgedTurn:
     def stands_out(self) -> bool:
         """Whether there is more to say of the turn than that it passed."""
         return self.decision.action != "pass" or bool(self.error)
+
+    @property
+    def coverage(self) -> Literal["full", "partial"]:
+        """`full` if the verdict is about all of the turn: nothing is opaque, left encoded or in an unread language."""
+        whole = self.verdict is not None and not (self.turn.message.opaque or self.undecoded or self.unread)
+        return "full" if whole else "partial"
 
     @property
     def passed(self) -> bool:

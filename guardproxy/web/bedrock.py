@@ -57,8 +57,7 @@ class BedrockApi(GuardApi):
         (judged,) = await moderated(self.parts.judging, case, [message], acts=True)
         if judged.failure is not None:
             raise judged.failure
-        undecoded = "partial" if judged.undecoded else "full"
-        call.judged(judged.decision.action, judged.decision.categories, undecoded)
+        call.judged(judged.decision.action, judged.decision.categories, judged.coverage)
         return await computed(size, _assessed, body, message, judged)
 
 

@@ -151,11 +151,10 @@ class CheckApi(GuardApi):
         )
         if judged.failure is not None:
             raise judged.failure
-        verdict, coverage = _NOT_JUDGED, "partial"
+        verdict = _NOT_JUDGED
         if judged.verdict is not None:
-            coverage = "partial" if turn.opaque or judged.undecoded or judged.unread else "full"
-            verdict = {**verdict_fields(judged.verdict), "coverage": coverage}
-        call.judged(judged.decision.action, judged.decision.categories, coverage)
+            verdict = {**verdict_fields(judged.verdict), "coverage": judged.coverage}
+        call.judged(judged.decision.action, judged.decision.categories, judged.coverage)
         decided = {"decision": decision_fields(case.policy.name, judged.decision)}
         return {**verdict, **decided, "outcome": outcome_fields(judged.outcome)}
 

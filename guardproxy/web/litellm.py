@@ -79,7 +79,7 @@ class LitellmApi(ChatApi):
         (judged,) = await moderated(self.parts.judging, case, [message], acts=True, stream=stream, growing=growing)
         if judged.failure is not None:
             raise judged.failure
-        call.judged(judged.decision.action, judged.decision.categories, "partial" if judged.undecoded else "full")
+        call.judged(judged.decision.action, judged.decision.categories, judged.coverage)
         if isinstance(judged.outcome, Refuse):
             return _blocked(judged.outcome.message)
         return await computed(size, self._judged, message, texts, judged.outcome, case.policy, streamed=bool(stream))

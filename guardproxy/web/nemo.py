@@ -66,7 +66,7 @@ class NemoApi(ChatApi):
         (judged,) = await moderated(self.parts.judging, case, [reply], context=context, acts=True)
         if judged.failure is not None:
             raise judged.failure
-        call.judged(judged.decision.action, judged.decision.categories, "partial" if judged.undecoded else "full")
+        call.judged(judged.decision.action, judged.decision.categories, judged.coverage)
         if isinstance(judged.outcome, Refuse):
             return _answer("blocked", judged.outcome.message, call.categories)
         if isinstance(judged.outcome, Pass | Steer):

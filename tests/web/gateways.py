@@ -40,7 +40,10 @@ class Failing(WordGuard):
 
 
 class ApiStand:
-    """An API with its guard, its policy `default`, and the policy `lax` by a route for models and for a path."""
+    """An API with its guard, its policy `default`, and the policy `lax` by a route for models and for a path.
+
+    `headers` are those of the latest answer.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class ApiStand:
         **policy: Any,
     ) -> None:
         self.sink = ListSink()
+        self.headers: dict[bytes, bytes] = {}
         self._path = path
         metrics = Metrics(CollectorRegistry())
         self._observers = Observers({"list": self.sink}, metrics=metrics, text="full", required=required)
@@ -107,6 +111,7 @@ class ApiStand:
 
         scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": []}
         await self._api({**scope, "query_string": b"", "client": ("127.0.0.1", 1)}, receive, send)
+        self.headers = dict(sent[0]["headers"])
         return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
 
 

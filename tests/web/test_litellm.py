@@ -173,6 +173,14 @@ def test_an_image_is_what_the_policy_says() -> None:
     assert Stand(on_opaque=opaque).ask(reply_of("see"))[1]["action"] == "NONE"
 
 
+def test_the_coverage_of_an_image() -> None:
+    """It is not read, whatever the policy says of it."""
+    for body, coverage in ((reply_of("see", images=["https://x/y.png"]), b"partial"), (reply_of("see"), b"full")):
+        stand = Stand(on_opaque={"user": "allow", "assistant": "allow"})
+        assert stand.ask(body)[1]["action"] == "NONE"
+        assert stand.headers[b"x-guardproxy-coverage"] == coverage
+
+
 @pytest.mark.parametrize("body", [request_of(said("hello")), reply_of("hello")])
 def test_a_failure_never_says_none(body: dict[str, Any]) -> None:
     """What was not judged is an error, or blocked: too long a text is blocked whatever LiteLLM does with errors."""

@@ -133,6 +133,20 @@ def test_bedrock_refuses_what_it_cannot_read(body: dict[str, Any]) -> None:
     assert answer["message"]
 
 
+def test_the_coverage_of_what_was_not_read() -> None:
+    """An image that the policy allows beside a text, or alone, is no full coverage."""
+    image = {"image": {"format": "png", "source": {"bytes": "aaaa"}}}
+    text = {"text": {"text": "see"}}
+    for content, coverage in (([text], b"full"), ([text, image], b"partial"), ([image], b"partial")):
+        stand = Bedrock(on_opaque={"user": "allow", "assistant": "allow"})
+        assert stand.ask({"source": "INPUT", "content": content})[1]["action"] == "NONE"
+        assert stand.headers[b"x-guardproxy-coverage"] == coverage
+    nemo = Nemo(on_opaque={"user": "allow", "assistant": "allow"})
+    parts = [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "https://x/y.png"}}]
+    assert nemo.ask({"messages": [*said("hello"), {"role": "assistant", "content": parts}]})[0] == 200
+    assert nemo.headers[b"x-guardproxy-coverage"] == b"partial"
+
+
 def test_a_failure_never_passes() -> None:
     """What was not judged is an error, and what cannot be judged is blocked."""
     for failure in (GuardUnavailable("broke"), Overloaded("busy")):
