@@ -1,6 +1,7 @@
 """A guard model on a server with the completions API: exact where tokens can be forced, bounded where they cannot."""
 
 import asyncio
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -330,6 +331,31 @@ LEAF = st.none() | st.booleans() | st.floats() | st.text()
 
 
 ENTRY = LEAF | st.dictionaries(KEYS | st.text(), LEAF | st.lists(st.dictionaries(KEYS, LEAF)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"prompt_tokens": 1e999}',
+        '{"prompt_tokens": 3.9}',
+        '{"prompt_tokens": "3"}',
+        '{"prompt_tokens": true}',
+        '{"prompt_tokens": -3}',
+        '{"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 1e999}}',
+    ],
+)
+def test_a_number_of_tokens_is_a_whole_number(text: str) -> None:
+    """It says whether the whole prompt was read, so it is not rounded."""
+    logprobs = {"tokens": ["a"], "token_logprobs": [-0.1], "top_logprobs": [{}]}
+    with pytest.raises(ReplicaFailed, match="no completion"):
+        read_next({"choices": [{"logprobs": logprobs}], "usage": json.loads(text)})
+
+
+def test_a_whole_number_too_large_for_a_probability() -> None:
+    """It is refused as any other value that is none."""
+    logprobs = {"tokens": ["a"], "token_logprobs": [-(10**400)], "top_logprobs": [{}]}
+    with pytest.raises(ReplicaFailed, match="no completion"):
+        read_next({"choices": [{"logprobs": logprobs}], "usage": {"prompt_tokens": 3}})
 
 
 @given(ENTRY | st.lists(ENTRY) | st.dictionaries(KEYS, ENTRY | st.lists(ENTRY)))

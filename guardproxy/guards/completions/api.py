@@ -125,15 +125,15 @@ def read_next(answer: Mapping[str, Any]) -> NextToken:
     try:
         (choice,) = answer["choices"]
         usage = answer["usage"]
-        tokens = int(usage["prompt_tokens"])
+        tokens = _count(usage["prompt_tokens"])
         details = usage.get("prompt_tokens_details") or {}
-        reused = min(tokens, int(details.get("cached_tokens") or 0))
+        reused = min(tokens, _count(details.get("cached_tokens") or 0))
         logprobs = choice["logprobs"]
         if logprobs is None:
             raise ReplicaFailed("failed", "its answer has no logprobs; the server has to be started with them")
         chosen, shown = _numbered(logprobs["content"]) if "content" in logprobs else _legacy(logprobs)
         probabilities = {name: _probability(value) for name, value in shown.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ReplicaFailed("failed", f"its answer is no completion: {type(error).__name__}") from None
     if sum(probabilities.values()) > 1 + _ROUNDING * len(probabilities):
         raise ReplicaFailed("failed", "the probabilities in its answer sum to more than 1")
@@ -168,10 +168,16 @@ def _name(text: Any) -> Name:
     return int(digits) if digits != text and digits.isascii() and digits.isdecimal() else text
 
 
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError
+    return value
+
+
 def _probability(logprob: Any) -> float:
     if isinstance(logprob, bool) or not isinstance(logprob, int | float) or not logprob <= _ROUNDING:
         raise ValueError
-    return min(1.0, math.exp(logprob))
+    return min(1.0, math.exp(float(logprob)))
 
 
 def _json(body: bytes) -> Mapping[str, Any]:
