@@ -15,6 +15,7 @@ from guardproxy.app.guards import traits
 from guardproxy.errors import ConfigError
 from guardproxy.families.pii import PiiFamily, open_family
 from guardproxy.families.pii.entities import BY_COUNTRY, EMAIL, ENTITIES, PHONE
+from guardproxy.families.pii.recognisers import around_signs
 from guardproxy.patterns import Reach
 from guardproxy.settings import Settings, load_text
 
@@ -148,6 +149,30 @@ def test_time_is_linear(text: str) -> None:
         return time.process_time() - started
 
     assert seconds(text * 10) < 40 * max(min(seconds(text) for _ in range(3)), 0.002)
+
+
+def test_many_signs_of_addresses() -> None:
+    """What is searched around one ends at the next, so that no character is searched more than twice."""
+
+    class Counting:
+        searched = 0
+
+        def search(self, _: str, start: int, end: int) -> None:
+            self.searched += end - start
+
+    for text in ("a@" * 5_000, "bob@example.com " * 500, "@" * 5_000):
+        counting = Counting()
+        assert list(around_signs(counting, text)) == []
+        assert counting.searched <= 2 * len(text)
+
+
+@pytest.mark.parametrize("between", ["@", "@@", ", ", "@x@", " @ "])
+def test_addresses_beside_other_signs(between: str) -> None:
+    """Each is found, whatever stands between two of them."""
+    family = open_family(entities=(EMAIL,))
+    text = between.join(["bob@example.com", "amy@example.org", "eve@example.net"])
+    matches = [text[slice(*hit.span)] for hit in family.hits(text)]
+    assert matches == ["bob@example.com", "amy@example.org", "eve@example.net"]
 
 
 # --- in a configuration ----------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def _by_patterns(entity: str) -> tuple[Recogniser, Sequence[str]]:
     # What looks ahead to the end of the text has no bound: one weak expression for Indian tax numbers.
     patterns = [pattern for pattern in one.patterns if ".*" not in pattern.regex]
     compiled = [(regex.compile(pattern.regex, one.global_regex_flags), pattern.score) for pattern in patterns]
-    search = _around_signs if entity == EMAIL else _everywhere
+    search = around_signs if entity == EMAIL else _everywhere
 
     def found(text: str) -> Iterator[tuple[Span, float]]:
         for expression, score in compiled:
@@ -134,12 +134,17 @@ def _everywhere(expression: Any, text: str) -> Iterator[Span]:
         raise GuardUnavailable(f"an expression of Presidio took longer than {_TIMEOUT_S:g} s") from None
 
 
-def _around_signs(expression: Any, text: str) -> Iterator[Span]:
-    """The matches around each `@`, so that a long run of other signs does not take time that grows with its square."""
-    at, behind = text.find("@"), 0
+def around_signs(expression: Any, text: str) -> Iterator[Span]:
+    """The matches around each `@`, so that a long run of other signs does not take time that grows with its square.
+
+    A match has one `@`, so what is searched ends at the ones beside it: no character is searched more than twice.
+    """
+    before, at = -1, text.find("@")
     while at >= 0:
-        match = expression.search(text, max(behind, at - EMAIL_LOCAL), at + 1 + EMAIL_DOMAIN)
+        following = text.find("@", at + 1)
+        end = len(text) if following < 0 else following
+        match = expression.search(text, max(before + 1, at - EMAIL_LOCAL), min(end, at + 1 + EMAIL_DOMAIN))
         if match is not None:
             yield match.span()
-            behind = match.end()
-        at = text.find("@", max(at + 1, behind))
+            before = match.end() - 1
+        before, at = max(before, at), following
