@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from guardproxy.actions import REGISTRY
-from guardproxy.errors import GuardUnavailable
+from guardproxy.errors import GuardUnavailable, Unreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline
 from guardproxy.pipeline.resumed import JudgedReplies
@@ -181,6 +181,13 @@ def test_a_reply_that_its_client_has_not_read_is_left_out(text: bytes) -> None:
     asyncio.run(read())
     again = replace(talk.exchange(previous_response_id=name), policy=rules)
     assert forwarded(talk, again) == "resp_0"
+
+
+def test_a_name_that_is_no_id() -> None:
+    """It would be kept with a withheld reply, and with many of them the memory would be full."""
+    with pytest.raises(Unreadable, match="previous_response_id"):
+        Talk().exchange(previous_response_id="r" * 2049)
+    assert Talk().refused(Talk().exchange(previous_response_id="r" * 2048))  # opaque, as any that is not known
 
 
 def test_another_upstreams_reply_is_unknown() -> None:

@@ -39,6 +39,8 @@ from guardproxy.wires.shared.streams import JSON, SSE
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/responses")
 # The id of a refused request, which no upstream knows: it names the reply that the conversation had before.
 _OWN_ID = re.compile(r"resp_guardproxy_[0-9a-f]{24}(?:_(.+))?")
+# Characters of an id; gateways put the names of their models and upstreams into theirs.
+_LONGEST_ID = 2048
 _ROLES: dict[str, Role] = {"system": "system", "developer": "developer", "assistant": "assistant", "tool": "tool"}
 
 
@@ -143,8 +145,13 @@ class OpenAIResponses(openai.OpenAIWire):
         return body.get("conversation") is None
 
     def resumes(self, body: Mapping[str, Any]) -> Part | None:
-        """Return the opaque part that names the earlier response, whose conversation the upstream keeps."""
+        """Return the opaque part that names the earlier response, whose conversation the upstream keeps.
+
+        Raises Unreadable for a name that is no id: it is kept if the reply is withheld.
+        """
         previous = body.get("previous_response_id")
+        if isinstance(previous, str) and len(previous) > _LONGEST_ID:
+            raise Unreadable(f"has {len(previous)} characters; it may have {_LONGEST_ID}", "previous_response_id")
         return Part("previous_response_id", previous, "opaque") if isinstance(previous, str) else None
 
     def parse_request(self, path: str, body: bytes, received: float = 0.0, request_id: str = "") -> Request:
