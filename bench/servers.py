@@ -323,7 +323,7 @@ def sharing_guard(variant: str) -> Iterator[Guard]:
             # In a simulated CPU a call takes as long as it takes.
             options = StateOptions(f"redis://127.0.0.1:{port}", 30.0, cast("Mapping[StateKind, int]", keep_s))
             state = RedisState(options, Sealer("s" * 32, "bench"))
-            state.begin(b"safe")
+            state.begin(lambda: b"safe")
             yield Cached(Safe(), 1, OneValue(state) if variant == "shared_found" else state)
         finally:
             if running is not None:

@@ -8,6 +8,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from guardproxy import __version__, wires
+from guardproxy.app.guards import location
 from guardproxy.app.kinds import is_service
 from guardproxy.app.languages import languages_read
 from guardproxy.app.restarts import floor_of
@@ -67,8 +68,8 @@ def api_routes(
     return [Route(PATHS[name], openers[name]()) for name in names]
 
 
-def account(settings: Settings, guard: Guard, floor: float) -> Account:
-    """The account of a guard, which reads categories above `floor`."""
+def account(settings: Settings, guard: Guard, floor: float, data_dir: str | None) -> Account:
+    """The account of a guard, which reads categories above `floor`. `data_dir` as for `members`."""
     described = [member.guard for member in settings.members.values()] or [settings.guard]
     models = tuple(one.family if is_service(one) else one.model for one in described)
     reads = languages_read(settings)
@@ -76,13 +77,13 @@ def account(settings: Settings, guard: Guard, floor: float) -> Account:
         guard.name,
         guard.taxonomy,
         models,
-        _version(settings, described),
+        _version(settings, described, data_dir),
         None if reads is None else tuple(sorted(reads)),
         floor,
     )
 
 
-def _version(settings: Settings, described: Sequence[GuardSettings]) -> str:
+def _version(settings: Settings, described: Sequence[GuardSettings], data_dir: str | None) -> str:
     """A hash of what verdicts depend on: the models with samples of their files, their options, and how they combine.
 
     Number formats count as they are configured: `auto` takes the fastest one of the machine, and they differ by no more
@@ -91,7 +92,10 @@ def _version(settings: Settings, described: Sequence[GuardSettings]) -> str:
     single = settings.guard
     content = [
         __version__,
-        [(one.family, one.model, one.dtype, sorted(one.options.items()), weights_of(one.model)) for one in described],
+        [
+            (one.family, one.model, one.dtype, sorted(one.options.items()), weights_of(location(one.model, data_dir)))
+            for one in described
+        ],
         [repr(single.cascade), repr(single.by_language), repr(single.by_role), repr(single.mean)],
     ]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:12]

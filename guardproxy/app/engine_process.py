@@ -124,7 +124,7 @@ def engine_of(settings: Settings, folder: Path, data_dir: str | None) -> EngineP
     floor = lowest(settings, floor_for(settings, alone=False))
 
     def identify(guard: LocalGuard) -> GuardIdentity:
-        found = account(settings, guard, floor)
+        found = account(settings, guard, floor, data_dir)
         return GuardIdentity(guard.name, f"{found.taxonomy.id}@{found.taxonomy.version}", found.version, found.floor)
 
     return EngineProcess(model_guards(settings, floor=floor, data_dir=data_dir), identify, folder)

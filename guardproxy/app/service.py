@@ -5,6 +5,7 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -142,7 +143,8 @@ class Service:
         )
 
     def _account(self) -> Account:
-        return account(self._settings, self._guard, floor_for(self._settings, alone=self._alone))
+        floor = floor_for(self._settings, alone=self._alone)
+        return account(self._settings, self._guard, floor, self._source.data_dir)
 
     def _begin_series(self, settings: Settings) -> None:
         self._metrics.begin(
@@ -355,7 +357,8 @@ class Service:
         gc.collect()
         gc.freeze()
         if self._shared is not None:  # now: the canaries were judged here
-            self._shared.begin(guard_id(self._settings, self._account(), self._guards, self._source.data_dir))
+            data_dir = self._source.data_dir
+            self._shared.begin(partial(guard_id, self._settings, self._account(), self._guards, data_dir))
         self._reason = ""
         log.info("ready", guard=self._guard.name, policy=self._policies.current.version, dtype=self._dtypes())
 

@@ -71,20 +71,24 @@ def check_state(settings: Settings) -> None:
     asyncio.run(check())
 
 
-def guard_id(settings: Settings, account: Account, guards: Sequence[Guard], data_dir: str | None) -> bytes:
+def guard_id(settings: Settings, account: Account, guards: Sequence[Guard], data_dir: str | None) -> bytes | None:
     """A digest of everything on which the verdicts of the guard depend: equal for guards that give equal verdicts.
 
-    `guards` have been asked, so that replicas have said what they are. All options count but those that are known to
-    make no difference: one that is counted in vain costs time, one that is left out would cost a verdict.
+    None as long as no replica of one of the `guards` has said what it is: it may be down. All options count but those
+    that are known to make no difference: one that is counted in vain costs time, one that is left out would cost a
+    verdict.
     """
     described = [member.guard for member in settings.members.values()] or [settings.guard]
     pairs = zip(guards, described, strict=True)
+    identities = [one.identity for one, its in pairs if is_remote(its) and isinstance(one, ReplicaGuard)]
+    if None in identities:
+        return None
     content = [
         account.version,
         account.short,
         [_options(one) for one in (settings.guard, *described)],
         [weights_of(location(one.model, data_dir)) for one in described],
-        [one.identity for one, its in pairs if is_remote(its) and isinstance(one, ReplicaGuard)],
+        identities,
     ]
     text = json.dumps(content, sort_keys=True, default=sorted)
     return blake2b(text.encode(), digest_size=32).digest()

@@ -1,9 +1,11 @@
 """Where the files of a model are. Without torch, whose import takes seconds: a wrong name is told at once."""
 
+import json
 import re
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
+from typing import BinaryIO
 
 from guardproxy.errors import ConfigError
 
@@ -14,8 +16,9 @@ CASCADE = "embedded"
 # The folder of the model for many languages, which is too large to ship.
 TRAINED = "embedded-multilingual"
 
-# Blocks of a file that tell it from another one: 256 KiB of each.
+# Blocks of a file that tell it from another one: 256 KiB of each, and some of each tensor.
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
+_LENGTH_BYTES = 8
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
 
 
@@ -49,7 +52,8 @@ def weights() -> Path:
 def weights_of(model: str) -> list[tuple[str, str]]:
     """The names of a model's files on this machine, each with a digest of its size and of samples of its content.
 
-    Other weights have other digests, whatever their names and sizes; reading all of a large model would take minutes.
+    Weights that were trained again have other digests, whatever their names and sizes; reading all of a large model
+    would take minutes. Of a GGUF file, a small part that was changed alone may lie between the samples.
     Empty for a model of a hub that has not been loaded here.
     """
     return [(place.name, _sampled(place)) for place in sorted(_files_of(model)) if place.is_file()]
@@ -70,14 +74,34 @@ def _files_of(model: str) -> list[Path]:
 
 
 def _sampled(file: Path) -> str:
-    """A digest of a file's size and of blocks at even distances, the first and the last one among them."""
+    """A digest of a file's size and of blocks: at even distances, the first and the last one among them.
+
+    The beginning of every tensor counts as well: a part that was trained alone may lie between the blocks.
+    """
     size = file.stat().st_size
     digest = blake2b(str(size).encode(), digest_size=16)
+    spread = [max(size - _SAMPLE_BYTES, 0) * number // (_SAMPLES - 1) for number in range(_SAMPLES)]
     with file.open("rb") as opened:
-        for number in range(_SAMPLES):
-            opened.seek(max(size - _SAMPLE_BYTES, 0) * number // (_SAMPLES - 1))
+        for start in (*spread, *(_tensors(opened, size) if file.suffix == ".safetensors" else ())):
+            opened.seek(start)
             digest.update(opened.read(_SAMPLE_BYTES))
     return digest.hexdigest()
+
+
+def _tensors(file: BinaryIO, size: int) -> list[int]:
+    """Where the tensors of a safetensors file of `size` bytes begin; none if it is no such file.
+
+    Its format (github.com/huggingface/safetensors): eight bytes with the length of a header, the header as JSON with
+    the `data_offsets` of each tensor, and behind it the tensors.
+    """
+    start = _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    if start > size:
+        return []
+    try:
+        header = json.loads(file.read(start - _LENGTH_BYTES))
+        return [start + int(one["data_offsets"][0]) for name, one in header.items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return []  # whoever loads the model is told
 
 
 def why_not_loaded(error: Exception, *, hub: bool) -> str:

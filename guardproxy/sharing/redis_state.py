@@ -82,14 +82,18 @@ class RedisState:
         self._client = _client(options)
         self._health = Health(_EJECTION)
         self._counts = StateCounts()
+        self._identify: Callable[[], bytes | None] = lambda: None
         self._guard: bytes | None = None
         self._batch: _Batch | None = None
         self._slots = asyncio.Semaphore(_CONNECTIONS)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, guard: bytes) -> None:
-        """Share verdicts from now on with processes whose guard is the same: `guard` says what they depend on."""
-        self._guard = guard
+    def begin(self, identify: Callable[[], bytes | None]) -> None:
+        """Share verdicts from now on with processes whose guard is the same.
+
+        `identify` says what they depend on. As long as that is not known (None), it is asked again and none is shared.
+        """
+        self._identify, self._guard = identify, None
 
     async def get(self, kind: StateKind, key: bytes, read: Callable[[Any], T], /) -> T | None:
         """See `ports.SharedState`."""
@@ -164,7 +168,9 @@ class RedisState:
     # --- one call ------------------------------------------------------------------------------------------------
 
     def _place(self, kind: StateKind, key: bytes) -> bytes | None:
-        """The key in the store; None if it depends on the guard, and this one has not begun."""
+        """The key in the store; None if it depends on the guard, and it is not known which one judges here."""
+        if self._guard is None and kind in _OF_GUARD:
+            self._guard = self._identify()
         of = self._guard if kind in _OF_GUARD else b""
         return None if of is None else self._sealer.key(kind, of, key)
 

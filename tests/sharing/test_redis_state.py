@@ -37,7 +37,7 @@ def state(
 ) -> RedisState:
     """The state of a process that is ready, with guard g."""
     made = RedisState(StateOptions(url, timeout_s, KEEP), Sealer(secret, "test"), clock)  # type: ignore[arg-type]
-    made.begin(b"g")
+    made.begin(lambda: b"g")
     return made
 
 
@@ -85,7 +85,7 @@ def test_what_depends_on_the_guard(shared: RedisServer) -> None:
 
     async def work() -> None:
         one, other = state(shared.url), state(shared.url)
-        other.begin(b"another guard")
+        other.begin(lambda: b"another guard")
         starting = RedisState(StateOptions(shared.url, PATIENT_S, KEEP), Sealer(SECRET, "test"))  # type: ignore[arg-type]
         for kind in ("verdict", "passed", "giver"):
             await one.put(kind, b"of a guard", "known")  # type: ignore[arg-type]
@@ -100,6 +100,23 @@ def test_what_depends_on_the_guard(shared: RedisServer) -> None:
         assert await one.get("verdict", b"of a start", same) is None
         for process in (one, other, starting):
             await process.close()
+
+    run(work)
+
+
+def test_a_guard_that_is_known_later(shared: RedisServer) -> None:
+    """Until then no verdict is shared; from then on it is not asked again what it is."""
+    answers: list[bytes | None] = [None, None, b"g"]
+
+    async def work() -> None:
+        one, other = state(shared.url), state(shared.url)
+        other.begin(lambda: answers.pop(0))
+        await one.put("verdict", b"of g", "known")
+        found = [await other.get("verdict", b"of g", same) for _ in range(4)]
+        assert found == [None, None, "known", "known"]
+        assert counts(other) == {"skipped": 2, "found": 2}
+        await one.close()
+        await other.close()
 
     run(work)
 
@@ -310,7 +327,7 @@ def test_over_tls(shared: RedisServer, tmp_path: Path) -> None:
         for ca in (str(authority.file), None):
             settings = SharedStateSettings(url, SECRET, tls=UpstreamTlsSettings(ca=ca))
             one = RedisState(StateOptions(url, PATIENT_S, KEEP, tls_options(settings)), Sealer(SECRET, "tls"))  # type: ignore[arg-type]
-            one.begin(b"g")
+            one.begin(lambda: b"g")
             if ca is None:
                 with pytest.raises(ConfigError, match="CERTIFICATE_VERIFY_FAILED"):
                     await one.check("f.yaml")

@@ -1,8 +1,10 @@
 """Shared state as a server uses it: at its start, for its canaries, and for guards that are or are not the same."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +123,12 @@ def test_a_start_with_a_wrong_password(tmp_path: Path, shared: RedisServer, comm
 # --- which guards are the same ----------------------------------------------------------------------------------------
 
 
-def id_of(text: str) -> bytes:
+def id_of(text: str) -> bytes | None:
     """The identity of the guard of a configuration, as a server has it."""
     settings = read_text(text)
     opened = members(settings)
     guard = combined(settings, opened)
-    return guard_id(settings, account(settings, guard, 0.0), opened, None)
+    return guard_id(settings, account(settings, guard, 0.0, None), opened, None)
 
 
 def read_text(text: str) -> Settings:
@@ -173,3 +175,49 @@ def test_other_weights_under_the_same_name(tmp_path: Path) -> None:
     assert weights_of(str(tmp_path)) != before
     assert weights_of("embedded-small") != weights_of("embedded")
     assert weights_of("no-such/model") == []
+
+
+def test_a_small_part_that_was_trained_alone(tmp_path: Path) -> None:
+    """The head of a model is a thousandth of its file, and lies between the blocks at even distances."""
+    sizes = {"body": 4_000_000, "head": 2_000, "rest": 4_000_000}
+
+    def written(name: str, head: bytes) -> str:
+        ends = list(accumulate(sizes.values(), initial=0))
+        offsets = zip(sizes, pairwise(ends), strict=True)
+        header = json.dumps(
+            {name: {"dtype": "U8", "shape": [b - a], "data_offsets": [a, b]} for name, (a, b) in offsets}
+        )
+        folder = tmp_path / name
+        folder.mkdir()
+        tensors = b"".join(head if name == "head" else bytes(size) for name, size in sizes.items())
+        (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode() + tensors)
+        return str(folder)
+
+    one, other = written("one", b"\1" * 2_000), written("other", b"\2" * 2_000)
+    assert weights_of(one) == weights_of(written("same", b"\1" * 2_000))
+    assert weights_of(one) != weights_of(other)
+
+
+def test_weights_in_the_folder_of_the_server(tmp_path: Path) -> None:
+    """A model that lies there by its name counts, also for the version that replicas say."""
+    settings = read_text(
+        "guard: {model: embedded-multilingual}\npolicies: {default: {unsafe: {block: 0.5}}}\nversion: 1\n"
+    )
+    versions = set()
+    for number in range(2):
+        folder = tmp_path / str(number) / "embedded-multilingual"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(bytes([number]) * 10)
+        guard = combined(settings, members(settings))
+        versions.add(account(settings, guard, 0.0, str(tmp_path / str(number))).version)
+    assert len(versions) == 2
+
+
+def test_no_verdict_is_shared_while_a_replica_is_unknown() -> None:
+    """It may be down at the start, and another model than that of another server when it is back."""
+    settings = read_text(
+        "guard: {runner: http, replicas: {urls: ['http://127.0.0.1:9']}}\n"
+        "policies: {default: {unsafe: {block: 0.5}}}\nversion: 1\n"
+    )
+    opened = members(settings)
+    assert guard_id(settings, account(settings, opened[0], 0.0, None), opened, None) is None
