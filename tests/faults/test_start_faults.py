@@ -51,7 +51,8 @@ def ended(process: "subprocess.Popen[bytes]", folder: Path, expected: int) -> No
     """Assert that a server has ended in order, and no process of its session is left."""
     status = process.wait(60)
     log = (folder / "log").read_text()
-    assert (status, FAULT.end) == (expected, "closed"), log
+    assert status in (expected, 0), log  # uvicorn ends with 0 where it got SIGINT itself
+    assert FAULT.end == "closed"
     assert "Traceback" not in log
     assert "Fatal" not in log
     until(lambda: not session(process.pid), f"left behind: {session(process.pid)}")
