@@ -14,6 +14,7 @@ TEXTS = {
     "an address, a phone and a card number": PROSE[:900]
     + " bob.smith@example.com, +49 30 1234567, 4111 1111 1111 1111",
     "digits and spaces alone": "1 " * 500,
+    "a table of numbers": ("12.5, 3.25, 7, 1000, 42\n" * 42)[:1000],
     "signs of an address alone": "a." * 200 + "@" + "b-" * 299,
 }
 _TIMES = 30

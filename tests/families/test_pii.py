@@ -12,7 +12,7 @@ import pytest
 from guardproxy.app import catalogue
 from guardproxy.app.finders import matches, reaches
 from guardproxy.app.guards import traits
-from guardproxy.errors import ConfigError
+from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.families.pii import PiiFamily, open_family
 from guardproxy.families.pii.entities import BY_COUNTRY, EMAIL, ENTITIES, PHONE
 from guardproxy.families.pii.recognisers import around_signs
@@ -260,3 +260,15 @@ def test_its_p_unsafe_counts_nowhere(guard: str, mistake: str | None) -> None:
     with pytest.raises(ConfigError) as raised:
         load_text(text, "f.yaml", {}, catalogue())
     assert raised.value.problems[0].removeprefix("f.yaml:").startswith(mistake)
+
+
+def test_a_phone_number_is_found_behind_a_run_of_digits_of_any_length() -> None:
+    """phonenumbers itself gives up after 65,535 candidates that are no numbers."""
+    junk = "1 " * 70_000
+    (only,) = open_family(entities=["phone_number"], phone_regions=["DE"]).hits(f"{junk}; +49 30 901820 ")
+    assert only.span == (len(junk) + 2, len(junk) + 15)
+
+
+def test_more_digits_than_can_be_searched_are_a_failure() -> None:
+    with pytest.raises(GuardUnavailable, match="200,000 characters"):
+        open_family(entities=["phone_number"], phone_regions=["DE"]).hits("1 " * 102_000)

@@ -22,9 +22,13 @@ PACKAGE: Final = "presidio_analyzer"
 _RECOGNISERS: Final = f"{PACKAGE}.predefined_recognizers"
 _TIMEOUT_S = 30.0  # of an expression on one text; 10 MB take less than a second
 # What may have a phone number in it: seven digits or more, with a few signs between two of them. Presidio looks for the
-# numbers of one country after the other, so it is asked only about such places, with what may stand around a number.
-_DIGITS = regex.compile(r"\d(?:[^\d\p{L}\n]{0,6}+\d){6,}+")
+# numbers of one country after the other, so it is asked only about such places, with what may stand around a number. A
+# longer run is searched in stretches: phonenumbers gives up after 65,535 numbers that are none.
+_DIGITS = regex.compile(r"\d(?:[^\d\p{L}\n]{0,6}+\d){6,199}+")
+_GOES_ON = regex.compile(r"[^\d\p{L}\n]{0,6}+\d")
 _AROUND = 40
+# Characters of such places in one text: 10 to 30 seconds of work with seven countries.
+_MOST_PLACES = 200_000
 
 # What Presidio's LemmaContextAwareEnhancer does by default, but with words in place of lemmas, which need a model.
 _BONUS, _LEAST = 0.35, 0.4
@@ -74,9 +78,16 @@ def _phone(regions: tuple[str, ...]) -> tuple[Recogniser, Sequence[str]]:
     one = import_module(_RECOGNISERS).PhoneRecognizer(supported_regions=regions)
 
     def found(text: str) -> Iterator[tuple[Span, float]]:
-        behind = 0
+        searched = behind = 0
         for match in _DIGITS.finditer(text):
-            start, end = max(behind, match.start() - _AROUND), match.end() + _AROUND
+            searched += len(match.group())
+            if searched > _MOST_PLACES:
+                raise GuardUnavailable(
+                    f"more than {_MOST_PLACES:,} characters may be phone numbers: too many to search"
+                )
+            # A number that begins in a stretch may end in the next one.
+            after = ENTITIES[PHONE].most if _GOES_ON.match(text, match.end()) else _AROUND
+            start, end = max(behind, match.start() - _AROUND), match.end() + after
             for (first, last), score in _results(one, text[start:end]):
                 yield (start + first, start + last), score
             behind = match.end()
