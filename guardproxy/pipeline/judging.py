@@ -15,13 +15,14 @@ from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.exchange import Case, Exchange, JudgedTurn, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.images import Images, has_images, image_checks, texts_only, without_images
 from guardproxy.pipeline.known_turns import KnownTurn, KnownTurns, Prefix, TurnScores
 from guardproxy.pipeline.message_views import MessageViews
 from guardproxy.pipeline.readings import readings
 from guardproxy.pipeline.recording import Recorder
 from guardproxy.pipeline.thread import joined_text, own_text
 from guardproxy.pipeline.traits import ORDINARY, GuardTraits
-from guardproxy.pipeline.turns import Turn, in_scope
+from guardproxy.pipeline.turns import Turn, edited, in_scope, texts_after
 from guardproxy.pipeline.unread import unread_languages
 from guardproxy.policy import REGENERATE, UNSAFE, Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain
@@ -71,6 +72,7 @@ class Judging:
     ) -> None:
         self.guard = guard
         self.traits = traits
+        self.images = Images(traits.images)
         self._exclusions = exclusions or Exclusions()
         self._reads = reads
         self._views = MessageViews()
@@ -123,28 +125,34 @@ class Judging:
         A streamed reply, which is judged again and again, has its `growing` views; `unfinished` as in `Check`.
 
         1. The guard judges the readable text, in its context and in every view; its parts as well, each by itself,
-           unless `by_part` is false: that is for messages that join judged ones. The policy's rules decide about what
-           exclusions do not cover.
+           unless `by_part` is false: that is for messages that join judged ones. It judges the text with each image.
+           The policy's rules decide about what exclusions do not cover.
         2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
            `on_overload` or `on_guard_error` decides (`_unjudged`). A failure never counts as "safe".
         3. If the message has opaque parts, or encodings that were not decoded, `on_opaque` decides as well, and the
            more severe decision applies.
         4. If its text or a view of it is in a language that the guard does not read, so does `on_language`.
 
-        A message without text and without opaque parts passes. Other exceptions propagate, and nothing is released.
+        A message without text, images and opaque parts passes. Other exceptions propagate, and nothing is released.
         """
         scores, complete = None, True
         unread: tuple[str, ...] = ()
-        if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
+        reading, reads_tools = self.traits.images, self.traits.reads_tools
+        context = texts_only(context) if reading else context
+        words = without_images(message) if reading else message
+        # Not `says_something`: hidden text has views, and a guard may know mere signs.
+        if words.text.strip() or words is not message:
             checks: list[tuple[str, Check]] = []
-            for step, read in readings(message, policy, reads_tools=self.traits.reads_tools, joined=not by_part):
+            read_as = readings(words, policy, reads_tools=reads_tools, joined=not by_part)
+            for step, read in read_as if words.text.strip() else ():
                 views = await self._views.of(read, policy.views, by_part=by_part, growing=growing)
                 complete = complete and views.complete
                 unread = tuple(dict.fromkeys((*unread, *await self._unread(read.text, views.views))))
                 asked = Check(Conversation((*context, read)), read.side, stream, unfinished)
                 checks += _checks(step, asked, views.views)
-            checks += _of_thread(message, thread, policy)
             try:
+                checks += image_checks(context, message, policy, reading, reads_tools=reads_tools)
+                checks += _of_thread(message, thread, policy)
                 least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
                 by_view = await self._verdicts(checks, least)
                 scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
@@ -233,6 +241,9 @@ class Judging:
         outcome = await self.actions[name](policy)(message, decision, judge_again)
         if isinstance(outcome, Steer) and message.side == "assistant":
             return refusal(policy, decision)  # what a model has said cannot be steered
+        if isinstance(outcome, Replace) and has_images(message):  # a rewrite changes texts, and leaves images there
+            left = await judge_again(edited([message], texts_after(message, outcome))[0])
+            return outcome if left.action in _UNCHANGED else refusal(policy, decision)
         return outcome
 
     async def turn(

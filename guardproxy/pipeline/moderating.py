@@ -33,6 +33,7 @@ async def moderated(
     not be stored.
     """
     before = recent_context(context) if context else ()
+    messages = await judging.images.of_request(messages, case.policy)
 
     async def judge(index: int, message: Message) -> JudgedTurn:
         started = time.perf_counter()
