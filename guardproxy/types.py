@@ -95,6 +95,11 @@ class Message:
         return "assistant" if self.role == "assistant" else "user"
 
     @property
+    def images(self) -> tuple[Part, ...]:
+        """The parts that are images, of which the guard is shown one in a check."""
+        return tuple([part for part in self.parts if part.kind == "image"])
+
+    @property
     def opaque(self) -> tuple[Part, ...]:
         """The parts that the guard does not read."""
         return tuple([part for part in self.parts if part.kind == "opaque"])
@@ -369,16 +374,13 @@ class Record:
     side: Side
     turn: int
     """The index of the message in the conversation; for a reply, the number of messages that it answers."""
-    choice: int
-    """The index of the choice in a reply; 0 for a request."""
+    choice: int  # the index of the choice in a reply; 0 for a request
     policy: str
     policy_version: str  # a hash of the policy's text
-    verdict: Verdict | None
-    """None if the turn has no readable text or the guard was unavailable."""
+    verdict: Verdict | None  # None if the turn has nothing that the guard reads, or the guard was unavailable
     decision: Decision
     outcome: OutcomeName
-    text: str
-    """The turn's text, before sinks see it masked as `audit.text` says."""
+    text: str  # the turn's text, before sinks see it masked as `audit.text` says
     coverage: tuple[Coverage, ...]
     """The turn's own parts; in the last record of a request or reply also the parts without a record."""
     latency_s: float  # from the first check to the outcome
@@ -393,7 +395,6 @@ class Record:
     reply: ReplyInfo | None = None  # of a reply; None for a user turn
     sampled: bool = False
     """Whether the turn is in the random sample of requests whose passed turns are kept for review."""
-    exclusion: str = ""
-    """The ids of the exclusions without which a rule would have been reached, with commas; empty if there are none."""
+    exclusion: str = ""  # the ids of the exclusions without which a rule would have been reached, with commas
     exact: bool = False
     """Whether `text`, as sinks see it, is the judged text itself: nothing of it was masked or left out."""

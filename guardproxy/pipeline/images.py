@@ -173,14 +173,9 @@ def _is_read(reading: ImageReading, message: Message, part: Part, policy: Policy
     return "user" in reading.places
 
 
-def has_images(message: Message) -> bool:
-    """Whether the guard is shown images of this message."""
-    return any(part.kind == "image" for part in message.parts)
-
-
 def without_images(message: Message) -> Message:
     """The message without its images; the same if it has none."""
-    if not has_images(message):
+    if not message.images:
         return message
     return replace(message, parts=tuple(part for part in message.parts if part.kind != "image"))
 
@@ -198,7 +193,7 @@ def image_checks(
     The names are `image`, with a number if there are several, behind the step of the reading. Raises GuardUnavailable
     if no guard reads an image.
     """
-    images = [part for part in message.parts if part.kind == "image"]
+    images = message.images
     checks: list[tuple[str, Check]] = []
     asked: set[str] = set()
     for step, read in readings(message, policy, reads_tools=reads_tools) if images else ():
@@ -206,13 +201,11 @@ def image_checks(
         if reading is None or place not in reading.places:
             continue
         texts = without_images(read).parts
-        for part in read.parts:
-            if part.kind == "image":
-                number = f" {images.index(part) + 1}" if len(images) > 1 else ""
-                shown = Message(read.role, (*texts, part))
-                check = Check(Conversation((*context, shown)), read.side)
-                checks.append((f"{step}+{IMAGE}{number}" if step else f"{IMAGE}{number}", check))
-                asked.add(part.path)
+        for part in read.images:
+            number = f" {images.index(part) + 1}" if len(images) > 1 else ""
+            check = Check(Conversation((*context, Message(read.role, (*texts, part)))), read.side)
+            checks.append((f"{step}+{IMAGE}{number}" if step else f"{IMAGE}{number}", check))
+            asked.add(part.path)
     if len(asked) < len(images):
         raise GuardUnavailable("no guard of this role reads images")
     return checks

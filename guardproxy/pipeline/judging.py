@@ -15,7 +15,7 @@ from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.exchange import Case, Exchange, JudgedTurn, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.gathering import gathered
-from guardproxy.pipeline.images import Images, has_images, image_checks, texts_only, without_images
+from guardproxy.pipeline.images import Images, image_checks, texts_only, without_images
 from guardproxy.pipeline.known_turns import KnownTurn, KnownTurns, Prefix, TurnScores
 from guardproxy.pipeline.message_views import MessageViews
 from guardproxy.pipeline.readings import readings
@@ -241,7 +241,7 @@ class Judging:
         outcome = await self.actions[name](policy)(message, decision, judge_again)
         if isinstance(outcome, Steer) and message.side == "assistant":
             return refusal(policy, decision)  # what a model has said cannot be steered
-        if isinstance(outcome, Replace) and has_images(message):  # a rewrite changes texts, and leaves images there
+        if isinstance(outcome, Replace) and message.images:  # a rewrite changes texts, and leaves images there
             left = await judge_again(edited([message], texts_after(message, outcome))[0])
             return outcome if left.action in _UNCHANGED else refusal(policy, decision)
         return outcome

@@ -29,4 +29,4 @@ def readings(message: Message, policy: Policy, *, reads_tools: bool, joined: boo
     if joined and len(results) == 1 and own.text.strip():
         return [("", own)]
     read = [("", own), (TOOL, Message("tool", tuple(results)))]
-    return [(name, one) for name, one in read if one.text.strip() or any(part.kind == "image" for part in one.parts)]
+    return [(name, one) for name, one in read if one.text.strip() or one.images]
