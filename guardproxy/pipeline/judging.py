@@ -91,16 +91,24 @@ class Judging:
         """Whether an exclusion is in force for this text."""
         return bool(self._exclusions.covering(text))
 
-    async def verdict(self, check: Check) -> Verdict:
-        """The guard's own verdict on one check, for who decides himself. Raises what `Guard.judge` raises."""
-        started = time.perf_counter()
+    async def verdict(self, check: Check, policy: Policy) -> Verdict:
+        """The guard's own verdict on one check and on the images in it, for who decides himself.
+
+        The policy says who reads the results of tools. Raises what `Guard.judge` raises.
+        """
+        *before, message = check.conversation.messages
+        reading, reads_tools = self.traits.images, self.traits.reads_tools
+        checks = [("text", check)]
         try:
-            verdict = await self.guard.judge(check)
+            if reading is not None:
+                context, words = texts_only(before), without_images(message)
+                asked = [("text", replace(check, conversation=Conversation((*context, words))))]
+                checks = asked if words.text.strip() else []
+                checks += image_checks(context, message, policy, reading, reads_tools=reads_tools)
+            return worst_of_views(await self._verdicts(checks, 0.0))
         except (Overloaded, JudgingTooLong) as failure:
             self._metrics.guard_refused("overload" if isinstance(failure, Overloaded) else "too_long")
             raise
-        self._metrics.guard(time.perf_counter() - started, verdict.usage)
-        return verdict
 
     async def judge(
         self, context: Sequence[Message], message: Message, policy: Policy, stream: str | None = None
