@@ -72,12 +72,14 @@ def masked_record(record: Record, rule: TextRule, personal: Callable[[str], str]
     Credentials are masked in all strings under every rule, personal data in the strings that a client can choose under
     `redacted`, `hash` and `none`. Under `hash` and `none` no text of a client or model remains beside the hash: errors
     are left out, paths keep only the protocols' own keys, notes only fixed texts, and findings have no labels.
-    `personal` masks further personal data in the record's text, under `redacted`.
+    A text beside images is not `exact`: by itself it is another turn. `personal` masks further personal data in the
+    record's text, under `redacted`.
     """
     changes = _changes(record, rule)
     if personal is not None and rule == "redacted":
         changes["text"] = apply_text_rule(personal(record.text), rule)
-    exact = record.text == changes.get("text", record.text) != "" and not record.late
+    text_alone = not record.late and all(part.kind != "image" for part in record.coverage)
+    exact = record.text == changes.get("text", record.text) != "" and text_alone
     return replace(record, **changes, exact=exact)
 
 

@@ -148,16 +148,11 @@ class Judging:
         reading, reads_tools = self.traits.images, self.traits.reads_tools
         context = texts_only(context) if reading else context
         words = without_images(message) if reading else message
-        # Not `says_something`: hidden text has views, and a guard may know mere signs.
-        if words.text.strip() or words is not message:
-            checks: list[tuple[str, Check]] = []
-            read_as = readings(words, policy, reads_tools=reads_tools, joined=not by_part)
-            for step, read in read_as if words.text.strip() else ():
-                views = await self._views.of(read, policy.views, by_part=by_part, growing=growing)
-                complete = complete and views.complete
-                unread = tuple(dict.fromkeys((*unread, *await self._unread(read.text, views.views))))
-                asked = Check(Conversation((*context, read)), read.side, stream, unfinished)
-                checks += _checks(step, asked, views.views)
+        checks: list[tuple[str, Check]] = []
+        if words.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
+            asked = Check(Conversation((*context, words)), words.side, stream, unfinished)
+            checks, complete, unread = await self._text_checks(asked, policy, by_part=by_part, growing=growing)
+        if checks or words is not message:
             try:
                 checks += image_checks(context, message, policy, reading, reads_tools=reads_tools)
                 checks += _of_thread(message, thread, policy)
@@ -171,6 +166,21 @@ class Judging:
             return Judgement(verdict, decision, "", not complete, unread, counted, None, scores)
         decision = _with_unreadable(Decision("pass", "", ()), message, policy, unread, complete=complete)
         return Judgement(None, decision, "", not complete, unread)
+
+    async def _text_checks(
+        self, asked: Check, policy: Policy, *, by_part: bool, growing: GrowingViews | None
+    ) -> tuple[list[tuple[str, Check]], bool, tuple[str, ...]]:
+        """The checks of a text in every reading and view, whether these are complete, and the languages not read."""
+        *context, message = asked.conversation.messages
+        checks: list[tuple[str, Check]] = []
+        complete, unread = True, list[str]()
+        for step, read in readings(message, policy, reads_tools=self.traits.reads_tools, joined=not by_part):
+            views = await self._views.of(read, policy.views, by_part=by_part, growing=growing)
+            complete = complete and views.complete
+            unread += await self._unread(read.text, views.views)
+            check = Check(Conversation((*context, read)), read.side, asked.stream, asked.unfinished)
+            checks += _checks(step, check, views.views)
+        return checks, complete, tuple(dict.fromkeys(unread))
 
     def _unjudged(
         self, failure: GuardUnavailable, message: Message, policy: Policy, unread: tuple[str, ...], *, complete: bool
