@@ -95,9 +95,9 @@ class ServiceGuard:
     async def judge(self, check: Check) -> Verdict:
         """Judge the turn's text alone, without its conversation; a long text gets the worst verdict of its windows.
 
-        A turn that shows an image is judged with it: the verdict is that on the image, beside each window of the text.
-        Raises Overloaded if the service stays over its rate until the check's timeout, GuardUnavailable if it fails,
-        refuses the call or answers in an unknown form.
+        A turn that shows an image is judged with it: the verdict is that on the image beside the text, of which a long
+        one shows its first and its last window. Raises Overloaded if the service stays over its rate until the check's
+        timeout, GuardUnavailable if it fails, refuses the call or answers in an unknown form.
         """
         began = time.perf_counter()
         # UTF-8, in which the call is sent, cannot encode an unpaired surrogate.
@@ -160,7 +160,9 @@ class ServiceGuard:
         def parse(answer: Any) -> tuple[Verdict, ...]:
             return (family.image_verdict(answer, self.name),)
 
-        return [(call, parse) for image in images for call in family.image_calls(texts, image)]
+        # A call for every window would make a long text with images take longer than any time-out.
+        beside = texts if len(texts) < 2 else [texts[0], texts[-1]]
+        return [(call, parse) for image in images for call in family.image_calls(beside, image)]
 
     async def _judged(self, call: ServiceCall, parse: _Parse, deadline: float) -> tuple[Verdict, ...]:
         """The verdicts of one call, retried until it succeeds, is refused, or the time or the attempts are used up."""

@@ -4,6 +4,7 @@ A wire leaves an image as an opaque part with its data. Here it becomes a part o
 images in this place and this one is a whole, still image; otherwise it stays opaque, with the reason in its note.
 """
 
+import asyncio
 import base64
 import binascii
 import contextlib
@@ -11,13 +12,13 @@ import hashlib
 import io
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from guardproxy.errors import GuardUnavailable, TooLarge
 from guardproxy.frozen import frozen
 from guardproxy.images import InlineImage
-from guardproxy.offload import computed
 from guardproxy.pipeline.readings import readings
 from guardproxy.pipeline.traits import ImageReading
 from guardproxy.pipeline.turns import is_of_tool
@@ -30,8 +31,9 @@ from guardproxy.types import Check, Conversation, Message, Part
 _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 _NAMES = {"image/jpg": "image/jpeg"}  # a wrong name of a type that many clients send
-# An image of a few kilobytes may have millions of pixels, so its size says nothing about the time that it takes.
-_WORK = 1 << 20
+# One thread, so one image is in memory at a time; of its own, so that nobody else waits for it. Each request has one
+# image in its queue.
+_POOL = ThreadPoolExecutor(1, thread_name_prefix="images")
 _KEPT = 4096  # images that are known: clients send the whole conversation with every turn
 _URL_SAFE = str.maketrans("-_", "+/")
 
@@ -79,14 +81,19 @@ class Images:
         most = self._reading.most
         if refuses and len(found) > most:
             raise TooLarge(f"{len(found)} images are more than the {most} of limits.images")
-        new = [list(message.parts) for message in messages]
+        new = list(messages)
         for number, (place, index) in enumerate(found):
-            part = new[place][index]
+            *before, part = new[place].parts[: index + 1]
             if number >= most:
-                new[place][index] = _unread(part, f"more images than the {most} of limits.images")
+                part = _unread(part, f"more images than the {most} of limits.images")
             else:
-                new[place][index] = await computed(_WORK, self._part, self._reading, part, refuses=refuses)
-        return tuple(replace(message, parts=tuple(parts)) for message, parts in zip(messages, new, strict=True))
+                part = await self._decoded(self._reading, part, refuses=refuses)
+            new[place] = replace(new[place], parts=(*before, part, *new[place].parts[index + 1 :]))
+        return tuple(new)
+
+    async def _decoded(self, reading: ImageReading, part: Part, *, refuses: bool) -> Part:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(_POOL, lambda: self._part(reading, part, refuses=refuses))
 
     def _part(self, reading: ImageReading, part: Part, *, refuses: bool) -> Part:
         """The part as an image, or as opaque content with the reason. Raises TooLarge if it `refuses`."""

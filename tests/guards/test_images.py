@@ -114,12 +114,19 @@ def _judged(family: Any, app: Any, check: Check) -> Verdict:
         return asyncio.run(run(url))
 
 
-def test_openai_judges_an_image_with_each_window_of_its_text() -> None:
-    """One image in a call. Only labels that apply to images count: the text is judged by a check of its own."""
+def test_openai_judges_an_image_with_both_ends_of_its_text() -> None:
+    """One image in a call, beside the first and the last window.
+
+    Only labels that apply to images count: the text is judged by a check of its own.
+    """
     service = Moderation()
-    text = "kill " + "a" * 3000
+    text = "first " + "a" * 9000 + " last"
     verdict = _judged(openai_moderation.open_family(), service.app, shown(picture("red"), text))
     assert [[item["type"] for item in given] for given in service.of_images] == [["text", "image_url"]] * 2
+    assert {word for given in service.of_images for word in given[0]["text"].split() if len(word) < 9} == {
+        "first",
+        "last",
+    }
     found = {finding.category: finding.probability for finding in verdict.findings}
     assert found == {"suicide_self_harm": 0.0, "sexual_content": 0.95, "violence_hate": 0.0}
     assert verdict.unsafe == 0.95
