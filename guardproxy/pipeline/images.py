@@ -128,7 +128,7 @@ class Images:
 def _facts_of(reading: ImageReading, data: bytes, sha256: str, declared: str) -> _Facts:
     """Decode an image to its end. Pillow bounds what its metadata may expand to; `reading`, the pixels."""
     try:
-        media_type, (width, height), frames = _decoded(data, reading.most_pixels)
+        media_type, (width, height), animated = _decoded(data, reading.most_pixels)
     except _Oversized:
         return _Facts(problem=f"more than the {reading.most_pixels} pixels of limits.image_pixels", oversized=True)
     except Exception:  # noqa: BLE001 - decoders raise anything, and what they cannot decode nobody has judged
@@ -136,8 +136,8 @@ def _facts_of(reading: ImageReading, data: bytes, sha256: str, declared: str) ->
     bounds = reading.bounds
     if declared and _NAMES.get(declared, declared) != media_type:
         problem = f"it is declared as another type than its own, {media_type}"
-    elif frames > 1:
-        problem = f"it is animated, with {frames} frames"
+    elif animated:
+        problem = "it is animated"
     elif len(data) > bounds.bytes:
         problem = f"the guard reads images of up to {bounds.bytes} bytes"
     elif not bounds.least <= min(width, height) <= max(width, height) <= bounds.most:
@@ -147,8 +147,8 @@ def _facts_of(reading: ImageReading, data: bytes, sha256: str, declared: str) ->
     return _Facts(problem=problem)
 
 
-def _decoded(data: bytes, most_pixels: int) -> tuple[str, tuple[int, int], int]:
-    """The media type, the size in pixels and the number of frames of an image that decodes to its end."""
+def _decoded(data: bytes, most_pixels: int) -> tuple[str, tuple[int, int], bool]:
+    """The media type and the size in pixels of an image that decodes to its end, and whether it is animated instead."""
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - an extra, needed only with such a guard
 
     try:
@@ -161,10 +161,11 @@ def _decoded(data: bytes, most_pixels: int) -> tuple[str, tuple[int, int], int]:
         width, height = image.size
         if width * height > most_pixels:
             raise _Oversized
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        if frames == 1:
+        # Not `n_frames`: counting the frames of a GIF takes a second for every few megabytes.
+        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+        if not animated:
             image.load()
-        return _TYPES[image.format], (width, height), frames
+        return _TYPES[image.format], (width, height), animated
 
 
 def _unread(part: Part, problem: str) -> Part:

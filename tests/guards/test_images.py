@@ -11,10 +11,12 @@ import pytest
 
 from guardproxy.errors import GuardUnavailable
 from guardproxy.families import azure_content_safety, openai_moderation, perspective
-from guardproxy.guards.cache import Cached
+from guardproxy.guards import cache
+from guardproxy.guards.cache import Cached, check_key
 from guardproxy.guards.combine import AllOf, ByLanguage, ByRole, Cascade
 from guardproxy.guards.services import open_service
 from guardproxy.images import InlineImage
+from guardproxy.pipeline.by_messages import ByMessages
 from guardproxy.ports import Guard
 from guardproxy.types import Category, Check, Conversation, Finding, Message, Part, Taxonomy, Verdict
 from tests.kit import serve
@@ -100,6 +102,17 @@ def test_the_cache_tells_images_apart() -> None:
 
     asyncio.run(run())
     assert len(guard.asked) == 3
+
+
+def test_no_cache_keeps_a_picture() -> None:
+    """A message of one part is kept with its digest, and a beginning of a conversation with what is known of it."""
+    check = shown(b"a picture", text="")
+    before = cache._cached_digest.cache_info().currsize
+    check_key(check)
+    assert cache._cached_digest.cache_info().currsize == before
+    kept = ByMessages[int]()
+    kept.keep("", check.conversation.messages, 1)
+    assert kept.find("", check.conversation.messages) is None
 
 
 def _judged(family: Any, app: Any, check: Check) -> Verdict:
