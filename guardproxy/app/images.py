@@ -4,7 +4,7 @@ from functools import reduce
 from importlib.util import find_spec
 from typing import Literal
 
-from guardproxy.app.kinds import is_finder, is_remote
+from guardproxy.app.kinds import is_finder
 from guardproxy.families import REGISTRY, SERVICES
 from guardproxy.images import ImageBounds
 from guardproxy.pipeline.traits import ImageReading
@@ -16,7 +16,7 @@ _PLACES: tuple[Literal["user", "assistant", "tool"], ...] = ("user", "assistant"
 
 def image_bounds(guard: GuardSettings) -> ImageBounds | None:
     """The images that the family of a guard reads; None if it reads none. Raises ConfigError for rejected options."""
-    if is_remote(guard) or is_finder(guard):
+    if guard.runner == "openai" or is_finder(guard):
         return None
     family = load(guard.family, REGISTRY, "family")(taxonomy=None, **guard.options)
     bounds: ImageBounds | None = getattr(family, "image_bounds", None)
@@ -25,8 +25,8 @@ def image_bounds(guard: GuardSettings) -> ImageBounds | None:
 
 def image_error(guard: GuardSettings) -> str | None:
     """Why a guard cannot read images, or None."""
-    if is_remote(guard):
-        return f"the runner {guard.runner} asks about text only; remove image"
+    if guard.runner == "openai":
+        return "the runner openai asks about text only; remove image"
     if image_bounds(guard) is None:
         known = "; a model omni-moderation-* does" if guard.family in SERVICES and guard.options.get("model") else ""
         return f"the family {guard.family} reads no images as it is configured{known}; remove image"

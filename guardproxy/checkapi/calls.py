@@ -50,7 +50,7 @@ def write_call(call: CheckCall) -> bytes:
 
 
 def call_fields(call: CheckCall) -> dict[str, Any]:
-    """A call as JSON values. Fields that have their default are left out, and images, which only callers send."""
+    """A call as JSON values. Fields that have their default are left out, and images that no guard is shown."""
     check, caller = call.check, call.caller
     body: dict[str, Any] = {
         "messages": [
@@ -70,7 +70,9 @@ def call_fields(call: CheckCall) -> dict[str, Any]:
     return body
 
 
-def _part_fields(part: Part) -> dict[str, str]:
+def _part_fields(part: Part) -> dict[str, Any]:
+    if part.kind == "image" and part.image is not None:
+        return {"kind": "image", "image": {"type": part.image.media_type, "data": part.image.data}, "path": part.path}
     fields = {"path": part.path, "text": part.text} if part.path else {"text": part.text}
     if part.kind != "text":
         fields["kind"] = part.kind

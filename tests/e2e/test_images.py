@@ -357,6 +357,31 @@ def test_bedrock_s_clients_send_images(proxy: Proxy) -> None:
         assert (answer["action"], len(answer["outputs"])) == (action, 1)
 
 
+REMOTE = """
+version: 1
+server: {port: %d}
+upstream: {url: "%s", retries: {attempts: 1}}
+guard: {family: openai_moderation, reads: [text, image], runner: http, replicas: {urls: ["%s"]}}
+policies: {default: {unsafe: {block: 0.5}}}
+"""
+
+
+def test_a_proxy_has_its_images_judged_by_another_process(proxy: Proxy, tmp_path: Path) -> None:
+    """Over the check API, with `runner: http`: here by the proxy itself, behind which stands the service."""
+    port = free_port()
+    second = Proxy(tmp_path)
+    second.url = f"http://127.0.0.1:{port}"
+    app = Starlette(routes=[Route("/{path:path}", second.upstream, methods=["POST"])])
+    with serve(app) as upstream, serving(tmp_path, REMOTE % (port, upstream, proxy.url), f"{second.url}/readyz"):
+        assert second.chat(data_url(RED)).json()["choices"][0]["finish_reason"] == "content_filter"
+        assert second.chat(data_url(GREEN)).json()["choices"][0]["message"]["content"] == "A field."
+        proxy.moderation.blind = True
+        try:
+            assert second.chat(data_url(picture("red", size=(91, 91)))).status_code == 503
+        finally:
+            proxy.moderation.blind = False
+
+
 def test_a_service_that_has_not_read_the_image_has_failed(proxy: Proxy) -> None:
     """A server with the same API may read the text alone."""
     proxy.moderation.blind = True
