@@ -19,6 +19,11 @@ def is_finder(guard: GuardSettings) -> bool:
     return guard.family in families.FINDERS
 
 
+def gives_labels(guard: GuardSettings) -> bool:
+    """Whether the guard answers with labels, 0 or 1, and not with probabilities."""
+    return guard.family in families.LABELS
+
+
 def is_remote(guard: GuardSettings) -> bool:
     """Whether replicas judge."""
     return guard.runner != "local"

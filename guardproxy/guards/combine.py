@@ -44,6 +44,7 @@ class AllOf:
     async def judge(self, check: Check) -> Verdict:
         """Combine the verdicts of all guards. Raises the first failure among them."""
         verdicts = await _judged_at_once(self._guards, check)
+        most = max(verdicts, key=lambda verdict: verdict.unsafe)
         combined = Verdict(
             unsafe=self._combine(UNSAFE, [verdict.unsafe for verdict in verdicts]),
             findings=self._findings(verdicts),
@@ -51,6 +52,8 @@ class AllOf:
             taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}",
             leftover=max(verdict.leftover for verdict in verdicts),
             outside=max(verdict.outside for verdict in verdicts),
+            kind=most.kind,
+            rationale=most.rationale or next((one.rationale for one in verdicts if one.rationale), ""),
         )
         return replace(combined, usage=usage_in_parallel([verdict.usage for verdict in verdicts]))
 

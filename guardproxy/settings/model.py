@@ -129,7 +129,7 @@ class GuardSettings:
     """How the service is called, for the families that are moderation services."""
     runner: Literal["local", "http", "openai"] = "local"
     """Where the model runs: `local`, on this machine, or on the servers that `replicas` names: `http` for `guardproxy
-    guard`, `openai` for servers such as vLLM, which know `model` by this name."""
+    guard`, `openai` for servers such as vLLM, which know `model` by this name. Families of labels need `openai`."""
     replicas: ReplicaSettings | None = None
     """The servers that judge, for the runners `http` and `openai`."""
     completions: CompletionsSettings | None = None
