@@ -10,7 +10,7 @@ PII = "pii"
 FINDERS = frozenset({PATTERNS, PII})
 # Families of moderation services, which are called over HTTP and have no local model.
 SERVICES = frozenset({"azure_content_safety", "openai_moderation", "perspective"})
-# Families of models that are given a policy text and answer with a label: they run on a server, and give no probability.
+# Families of models that are given a policy text and answer with a label, on a server: they give no probability.
 LABELS = frozenset({"gpt_oss_safeguard", "policy_text"})
 
 REGISTRY: dict[str, str] = {

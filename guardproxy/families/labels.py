@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from guardproxy.errors import Unintelligible
 from guardproxy.families.markers import injections
@@ -21,13 +21,11 @@ from guardproxy.types import Category, Check, Finding, Taxonomy, Verdict
 
 Form = Literal["json_schema", "json_object", "none"]
 _FORMS: Final[tuple[Form, ...]] = ("json_schema", "json_object", "none")
-RATIONALE: Final = 2_000
-"""The most characters of a rationale that are kept."""
-MOST_POLICY: Final = 100_000
-"""The most characters of a policy text."""
+_RATIONALE: Final = 2_000  # characters of a rationale that are kept
+_MOST_POLICY: Final = 100_000  # characters of a policy text
 
 # The categories of the embedded guard that are kinds of harm, so that the rules of a cascade hold for both guards.
-STOCK: Final = Taxonomy(
+_STOCK: Final = Taxonomy(
     "policy_text",
     (
         Category("violence_hate", "Violence and Hate"),
@@ -42,7 +40,7 @@ _CONTEXT: Final = 8_000  # characters of the conversation before the text
 _FEWEST, _MOST = 200, 200_000  # characters of a window
 _FEWEST_TOKENS, _MOST_TOKENS = 64, 131_072
 # Characters that are, or that compatibility normalisation makes, a bracket of marks and control tokens.
-_SOFT: Final = str.maketrans({"<": "‹", "＜": "‹", "﹤": "‹", ">": "›", "＞": "›", "﹥": "›"})
+_SOFT: Final = str.maketrans({**dict.fromkeys("<\uff1c\ufe64", "\u2039"), **dict.fromkeys(">\uff1e\ufe65", "\u203a")})
 # Control tokens of some tokenizers: [INST], [TOOL_CALLS], [gMASK].
 _BRACKETED: Final = re.compile(r"\[([ \t]*/?\w{1,64}[ \t]*)\]")
 _KEYS: Final = ("violation", "categories", "rationale")
@@ -61,6 +59,13 @@ Answer with one JSON object and nothing else, with these keys:
 
 The categories:
 """
+
+
+class Limits(NamedTuple):
+    """The most characters of a text in one question, and the most tokens of an answer."""
+
+    characters: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,34 +184,26 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _bounded(rationale: str) -> str:
     text = "".join(char if _is_readable(char) else "\ufffd" for char in rationale.strip())
-    return text if len(text) <= RATIONALE else f"{text[:RATIONALE]}… ({len(text) - RATIONALE:,} more characters)"
+    return text if len(text) <= _RATIONALE else f"{text[:_RATIONALE]}… ({len(text) - _RATIONALE:,} more characters)"
 
 
 def label_family(
-    name: str,
-    taxonomy: Taxonomy | None,
-    policy: str,
-    form: Form,
-    max_characters: int,
-    max_answer_tokens: int,
-    effort: str = "",
+    name: str, taxonomy: Taxonomy | None, policy: str, limits: Limits, form: Form, *, effort: str = ""
 ) -> PolicyText:
     """The family `name` with these options. Raises ConfigError."""
     errors = OptionErrors()
     errors.add(not policy.strip(), 'policy: is missing; write policy: "file:NAME" with the text of your policy')
-    errors.add(len(policy) > MOST_POLICY, f"policy: has {len(policy):,} characters; at most {MOST_POLICY:,}")
-    between = _FEWEST <= max_characters <= _MOST
+    errors.add(len(policy) > _MOST_POLICY, f"policy: has {len(policy):,} characters; at most {_MOST_POLICY:,}")
+    between = _FEWEST <= limits.characters <= _MOST
     errors.add(not between, f"max_characters: must be from {_FEWEST:,} to {_MOST:,}")
-    enough = _FEWEST_TOKENS <= max_answer_tokens <= _MOST_TOKENS
+    enough = _FEWEST_TOKENS <= limits.tokens <= _MOST_TOKENS
     errors.add(not enough, f"max_answer_tokens: must be from {_FEWEST_TOKENS:,} to {_MOST_TOKENS:,}")
     errors.raise_if_any()
     form = one_of("response_format", form, _FORMS)
-    adapted = adapt(taxonomy, replace(STOCK, id=name))
-    listed = [
-        f'- "{one.id}": {one.name}{f". {one.description}" if one.description else ""}' for one in adapted.categories
-    ]
+    own = adapt(taxonomy, replace(_STOCK, id=name))
+    listed = [f'- "{one.id}": {one.name}{f". {one.description}" if one.description else ""}' for one in own.categories]
     reasoning = f"Reasoning: {effort}\n\n" if effort else ""
-    system = f"{reasoning}{policy.strip()}\n\n{_INSTRUCTION}" + "\n".join(listed)
+    system = "\n".join([f"{reasoning}{policy.strip()}\n\n{_INSTRUCTION}", *listed])
     # Everything that a verdict depends on beside the text and the model.
-    digest = hashlib.sha256(repr((name, system, form, effort, max_characters)).encode()).hexdigest()[:12]
-    return PolicyText(replace(adapted, version=digest), system, form, max_characters, max_answer_tokens, effort)
+    digest = hashlib.sha256(repr((name, system, form, effort, limits)).encode()).hexdigest()[:12]
+    return PolicyText(replace(own, version=digest), system, form, limits.characters, limits.tokens, effort)

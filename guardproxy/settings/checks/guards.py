@@ -36,10 +36,13 @@ def guards(
     """
     guard, section = root.get("guard"), root.get("guards")
     defined = section.entries() if section else []
-    members: list[str] = []
+    opinion = root.get("audit", "second_opinion")
+    members = [opinion.text() or ""] if opinion else []
+    if opinion:
+        yield from _names([(("audit", "second_opinion"), opinion)], [EMBEDDED, *(name for name, _ in defined)])
     if guard is not None and any(_option(guard, key) for key in _KINDS):
         named = [*_members(guard), *(pair for _, pairs in _of_roles(guard) for pair in pairs)]
-        members = [text for _, node in named if (text := node.text())]
+        members += [text for _, node in named if (text := node.text())]
         yield from _combination(guard, [EMBEDDED, *(name for name, _ in defined)])
         yield from _unknown_languages(guard, document, catalogue)
         yield from labels.combined(guard, named, section)
@@ -52,7 +55,8 @@ def guards(
     for name, node in defined:
         path: SettingPath = ("guards", name)
         if name not in members:
-            message = f"is not used; name it in {', '.join(f'guard.{kind}' for kind in _KINDS)}, or remove it"
+            users = ", ".join([*(f"guard.{kind}" for kind in _KINDS), "audit.second_opinion"])
+            message = f"is not used; name it in {users}, or remove it"
             yield Problem(node.key_position, path, message)
         yield from _single_guard(path, node, catalogue)
         yield from _languages((*path, "languages"), node) if not _option(node, FAMILY) else ()
