@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -94,6 +95,28 @@ def guard_of(*servers: ChatServer, family: LabelFamily | None = None, asking: As
         links.append(ChatLink(str(url), "reasoner", family, calls=calls, model=MODEL))
     asking = asking or AskOptions(timeout_s=20, attempts=2, check_every_s=60)
     return ReplicaGuard("reasoner", family.taxonomy, links, asking)
+
+
+CONFIG = """\
+version: 1
+guards:
+  reasoner:
+    family: gpt_oss_safeguard
+    options: {{policy: "file:policy.md"}}
+    model: {model}
+    runner: openai
+    replicas: {{urls: ["{url}"], key: "${{env:GUARD_KEY}}", attempts: 1}}
+audit: {{second_opinion: reasoner}}
+policies: {{default: {{unsafe: {{block: 0.5}}}}}}
+"""
+
+
+def config_file(folder: Path, url: str) -> Path:
+    """A configuration whose second opinions come from the server at `url`."""
+    (folder / "policy.md").write_text(POLICY)
+    file = folder / "guardproxy.yaml"
+    file.write_text(CONFIG.format(url=url, model=MODEL))
+    return file
 
 
 def texts_of(bodies: Sequence[Mapping[str, Any]]) -> list[str]:
