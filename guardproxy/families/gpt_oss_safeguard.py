@@ -7,7 +7,7 @@ and the reasoning beside it. The guide's form of the answer is an object with `v
 
 from typing import Final, Literal
 
-from guardproxy.families.labels import Form, Limits, PolicyText, label_family
+from guardproxy.families.labels import AnswerLimits, Form, PolicyText, label_family
 from guardproxy.families.shared import one_of
 from guardproxy.types import Taxonomy
 
@@ -30,5 +30,5 @@ def open_family(
     invalid options.
     """
     effort = one_of("effort", effort, _EFFORTS)
-    limits = Limits(max_characters, max_answer_tokens)
+    limits = AnswerLimits(max_characters, max_answer_tokens)
     return label_family("gpt_oss_safeguard", taxonomy, policy, limits, response_format, effort=effort)

@@ -61,7 +61,7 @@ The categories:
 """
 
 
-class Limits(NamedTuple):
+class AnswerLimits(NamedTuple):
     """The most characters of a text in one question, and the most tokens of an answer."""
 
     characters: int
@@ -188,7 +188,7 @@ def _bounded(rationale: str) -> str:
 
 
 def label_family(
-    name: str, taxonomy: Taxonomy | None, policy: str, limits: Limits, form: Form, *, effort: str = ""
+    name: str, taxonomy: Taxonomy | None, policy: str, limits: AnswerLimits, form: Form, *, effort: str = ""
 ) -> PolicyText:
     """The family `name` with these options. Raises ConfigError."""
     errors = OptionErrors()

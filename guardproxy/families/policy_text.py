@@ -1,6 +1,6 @@
 """Any instruct model that is given a policy text and asked for a label, such as Qwen, Llama or Gemma."""
 
-from guardproxy.families.labels import Form, Limits, PolicyText, label_family
+from guardproxy.families.labels import AnswerLimits, Form, PolicyText, label_family
 from guardproxy.types import Taxonomy
 
 
@@ -18,4 +18,5 @@ def open_family(
     `json_object` with a schema (llama-cpp-python), or `none`. A text of more than `max_characters` is judged in
     windows; an answer has at most `max_answer_tokens`. Raises ConfigError for invalid options.
     """
-    return label_family("policy_text", taxonomy, policy, Limits(max_characters, max_answer_tokens), response_format)
+    limits = AnswerLimits(max_characters, max_answer_tokens)
+    return label_family("policy_text", taxonomy, policy, limits, response_format)

@@ -146,8 +146,7 @@ def resolve(
 
     `sections` are the keys of the file itself, without those that defaults have added to `content`.
     """
-    version = _fingerprint(content)
-    calibration, opinion = document.guard.calibration, document.opinion()
+    version, calibration, opinion = _fingerprint(content), document.guard.calibration, document.opinion()
     # With another calibration, the same thresholds decide otherwise.
     beside = [content["guard"]["calibration"]] if calibration else []
     policies = {
@@ -169,8 +168,8 @@ def resolve(
         upstream_groups=document.upstream_groups,
         guard=document.guard,
         taxonomy=document.taxonomy_of(document.guard),
-        members={name: MemberSettings(one, document.taxonomy_of(one)) for name, one in document.members().items()},
-        opinion=MemberSettings(opinion, document.taxonomy_of(opinion)) if opinion else None,
+        members={name: _member(document, one) for name, one in document.members().items()},
+        opinion=opinion and _member(document, opinion),
         wires=document.wires,
         apis=document.apis,
         limits=document.limits,
@@ -186,6 +185,10 @@ def resolve(
         sections=frozenset(sections),
         unset=unset,
     )
+
+
+def _member(document: Document, guard: GuardSettings) -> MemberSettings:
+    return MemberSettings(guard, document.taxonomy_of(guard))
 
 
 def _fingerprint(content: Any) -> str:
