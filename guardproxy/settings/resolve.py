@@ -169,7 +169,7 @@ def resolve(
         guard=document.guard,
         taxonomy=document.taxonomy_of(document.guard),
         members={name: _member(document, one) for name, one in document.members().items()},
-        opinion=opinion and _member(document, opinion),
+        opinion=_member(document, opinion) if opinion else None,
         wires=document.wires,
         apis=document.apis,
         limits=document.limits,
