@@ -177,7 +177,16 @@ def traits(settings: Settings) -> GuardTraits:
         reaches=reaches(settings),
         reads_tools=by_role is not None and by_role.tool is not None,
         has_model=any(not is_finder(guard) for guard in single_guards(settings)),
+        tells_canaries=_tells_canaries(settings),
     )
+
+
+def _tells_canaries(settings: Settings) -> bool:
+    """Whether a guard that was trained to tell harm reads the canaries of both sides, and not one by a policy text."""
+    models = [guard for guard in single_guards(settings) if not is_finder(guard)]
+    labelling = sum(map(gives_labels, models))
+    divided = settings.guard.by_role is not None or settings.guard.by_language is not None
+    return bool(models) and not labelling if divided else labelling < len(models)
 
 
 def _key(service: ServiceSettings) -> str:

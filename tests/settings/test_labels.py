@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from guardproxy.app import catalogue, label_note
+from guardproxy.app import catalogue, label_note, traits
 from guardproxy.errors import ConfigError
 from guardproxy.settings import Settings, load
 
@@ -59,6 +59,18 @@ def test_a_guard_for_second_opinions_decides_nothing(tmp_path: Path) -> None:
     assert settings.opinion is not None
     assert settings.alone("reasoner").guard.model == "served"
     assert label_note(settings) == ""
+
+
+def test_a_policy_of_ones_own_may_find_the_canaries_harmless(tmp_path: Path) -> None:
+    """A guard by a policy text alone is ready if it answers; beside a guard that knows harm, the canaries count."""
+    assert not traits(loaded(tmp_path, GUARD)).tells_canaries
+    assert traits(loaded(tmp_path, GUARD)).has_model
+    assert traits(loaded(tmp_path, CASCADE)).tells_canaries
+    by_role = CASCADE.replace(
+        "cascade: {first: embedded, second: reasoner, low: 0.2, high: 0.8}",
+        "by_role: {user: reasoner, assistant: embedded}",
+    )
+    assert not traits(loaded(tmp_path, by_role)).tells_canaries
 
 
 @pytest.mark.parametrize(
