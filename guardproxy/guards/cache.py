@@ -121,7 +121,7 @@ class Cached:
         verdict = await self._guard.judge(check)
         kept = self._keep(key, verdict)
         if shared is not None and len(self._putting) < _MOST_PUTS:
-            task = asyncio.ensure_future(shared.put("verdict", key, verdict_fields(kept)))
+            task = asyncio.ensure_future(shared.put("verdict", key, verdict_fields(replace(kept, rationale=""))))
             self._putting.add(task)
             task.add_done_callback(self._putting.discard)
         return verdict
