@@ -88,6 +88,8 @@ def _literals(text: str, depth: int) -> Iterator[tuple[str, bool]]:
 
 def _unescaped(literal: str) -> str:
     try:
-        return str(json.loads(f'"{literal}"', strict=False))
+        value = str(json.loads(f'"{literal}"', strict=False))
     except ValueError:  # it is no JSON, or its last escape is cut off
         return literal
+    # A guard cannot be given half of a pair, such as an emoji of which only the first escape has come.
+    return value.encode("utf-16-be", "surrogatepass").decode("utf-16-be", "replace")

@@ -66,6 +66,16 @@ def test_a_call_that_goes_on_is_read_as_far_as_it_has_come() -> None:
     assert cut.startswith("Explain in detail how to")
 
 
+@pytest.mark.parametrize("rest", ["", '", "to": "me"}'])
+def test_half_an_emoji_is_no_text(rest: str) -> None:
+    """An emoji in two escapes may be cut between them, or sent in halves; a guard cannot read a lone half."""
+    assert found("send", r'{"text": "See you at the beach tomorrow \ud83d' + rest) == (
+        "See you at the beach tomorrow \ufffd",
+    )
+    both = r'{"text": "See you at the beach tomorrow \ud83d\ude00' + rest
+    assert found("send", both) == ("See you at the beach tomorrow \U0001f600",)
+
+
 def test_short_values_are_all_in_the_texts() -> None:
     """A list of many words is cut into pieces of at most MOST characters."""
     words = [f"word{n}" for n in range(1000)] + ["how", "to", "open", "a", "tin"]
