@@ -9,7 +9,7 @@ from functools import lru_cache
 from guardproxy.checkapi import verdict_fields, verdict_of
 from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.ports import Guard, SharedState
-from guardproxy.types import Check, Message, Usage, Verdict
+from guardproxy.types import Check, Message, Part, Usage, Verdict
 
 # The digests of messages with one part of up to this many characters are cached.
 _SMALL = 4096
@@ -24,9 +24,14 @@ def check_key(check: Check) -> bytes:
     """
     digest = hashlib.sha256(f"{check.side}{'...' if check.unfinished else ''}".encode())
     for message in check.conversation.messages:
-        small = len(message.parts) == 1 and len(message.parts[0].text) <= _SMALL
+        small = len(message.parts) == 1 and _is_small(message.parts[0])
         digest.update(_cached_digest(message) if small else _digest(message))
     return digest.digest()
+
+
+def _is_small(part: Part) -> bool:
+    """Whether a message of this part may be kept: a picture takes megabytes, and its note has its hash."""
+    return part.image is None and len(part.text) <= _SMALL
 
 
 def _digest(message: Message) -> bytes:

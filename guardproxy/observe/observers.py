@@ -60,7 +60,7 @@ class _PendingRecord:
         self._receipt = receipt
         self._masked: Record | None = None
         self.characters = len(record.text) + len(record.error) + len(record.origin.model)
-        self.characters += sum(len(part.path) + len(part.why) for part in record.coverage)
+        self.characters += sum(len(part.path) + len(part.why) + len(part.note) for part in record.coverage)
 
     def masked(self) -> Record:
         # Two threads may mask a record at the same time: they find the same.

@@ -60,6 +60,8 @@ _NOTES: Final = frozenset(
     }
 )
 
+# The note on an image that was decoded (`pipeline.images`).
+_IMAGE: Final = re.compile(r"image/(?:png|jpeg|gif|webp) \d+x\d+ \d+ bytes sha256:[0-9a-f]{64}")
 # The note on a text in languages that the guard does not read (`policy.language_note`). No wire makes such a note.
 _LANGUAGES: Final = re.compile(r"language: (?:[a-z]{2}|other)(?:, (?:[a-z]{2}|other))*")
 
@@ -70,12 +72,14 @@ def masked_record(record: Record, rule: TextRule, personal: Callable[[str], str]
     Credentials are masked in all strings under every rule, personal data in the strings that a client can choose under
     `redacted`, `hash` and `none`. Under `hash` and `none` no text of a client or model remains beside the hash: errors
     are left out, paths keep only the protocols' own keys, notes only fixed texts, and findings have no labels.
-    `personal` masks further personal data in the record's text, under `redacted`.
+    A text beside images is not `exact`: by itself it is another turn. `personal` masks further personal data in the
+    record's text, under `redacted`.
     """
     changes = _changes(record, rule)
     if personal is not None and rule == "redacted":
         changes["text"] = apply_text_rule(personal(record.text), rule)
-    exact = record.text == changes.get("text", record.text) != "" and not record.late
+    text_alone = not record.late and all(part.kind != "image" for part in record.coverage)
+    exact = record.text == changes.get("text", record.text) != "" and text_alone
     return replace(record, **changes, exact=exact)
 
 
@@ -222,6 +226,11 @@ def _note(text: str, rule: TextRule) -> str:
     return _client_text(text, rule) if rule in ("full", "redacted") else "opaque"
 
 
+def _image(text: str, rule: TextRule) -> str:
+    """What an image is, as `pipeline.images` writes it: digits of a hash, which may look like a phone number."""
+    return text if not text or _IMAGE.fullmatch(text) else _client_text(text, rule)
+
+
 @_cached
 def _label(text: str, rule: TextRule) -> str:
     """A guard's own name for a finding: for some findings it quotes the text."""
@@ -244,6 +253,7 @@ _RULES: Final[Mapping[tuple[type, str], Callable[[str, TextRule], str]]] = {
     (Origin, "route"): _address,
     (Coverage, "path"): _path,
     (Coverage, "why"): _note,
+    (Coverage, "note"): _image,
     (Finding, "label"): _label,
     (Finding, "category"): _client_name,
     (Reason, "category"): _client_name,

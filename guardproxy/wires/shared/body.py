@@ -251,6 +251,13 @@ def data_url_text(url: str) -> str | None:
     return base64_text(data) if media_type.lower().endswith(";base64") else _utf8(data)
 
 
+def data_url_image(url: str) -> tuple[str, str] | None:
+    """Return the media type and the base64 data of a data URL of an image; None for any other string."""
+    head, comma, payload = url[5:].partition(",") if url[:11].lower() == "data:image/" else ("", "", "")
+    media_type, *parameters = [step.strip().lower() for step in head.split(";")]
+    return (media_type, payload) if comma and parameters[-1:] == ["base64"] else None
+
+
 def is_text_type(media_type: str) -> bool:
     """Whether data of this media type is text or JSON in UTF-8; in another charset it would be another text."""
     folded = media_type.lower()
