@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from guardproxy.offload import computed
 from guardproxy.types import Message
-from guardproxy.views import GrowingViews, Views, apart, joined, views_of
+from guardproxy.views import GrowingViews, Views, apart, joined, may_have_strings, views_of
 
 # The views of texts up to this many characters together are kept, and how many characters are kept in all.
 _KEPT_CHARACTERS = 4096
@@ -39,7 +39,8 @@ class MessageViews:
             # Not the exact size of what has arrived: a hundred choices of a stream would add up the same pieces.
             size = message.size + 8 * len(message.parts) + 64 * len(message.arrived)
             forms = await computed(size, joined, message)
-            parts = apart(message) if by_part else ()
+        if by_part and (len(message.parts) > 1 or any(map(may_have_strings, message.parts))):
+            parts = await computed(message.size, apart, message)
         if growing is not None:
             left = growing.left((text, *forms, *parts))
             return await computed(2 * left, growing.of, text, forms, names, parts)
