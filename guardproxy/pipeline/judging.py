@@ -137,19 +137,19 @@ class Judging:
         unread: tuple[str, ...] = ()
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
             checks: list[tuple[str, Check]] = []
-            for step, read in readings(message, policy, reads_tools=self.traits.reads_tools, joined=not by_part):
-                views = await self._views.of(read, policy.views, by_part=by_part, growing=growing)
-                complete = complete and views.complete
-                unread = tuple(dict.fromkeys((*unread, *await self._unread(read.text, views.views))))
-                asked = Check(Conversation((*context, read)), read.side, stream, unfinished)
-                checks += _checks(step, asked, views.views)
-            checks += _of_thread(message, thread, policy)
             try:
+                for step, read in readings(message, policy, reads_tools=self.traits.reads_tools, joined=not by_part):
+                    views = await self._views.of(read, policy.views, by_part=by_part, growing=growing)
+                    complete = complete and views.complete
+                    unread = tuple(dict.fromkeys((*unread, *await self._unread(read.text, views.views))))
+                    asked = Check(Conversation((*context, read)), read.side, stream, unfinished)
+                    checks += _checks(step, asked, views.views)
+                checks += _of_thread(message, thread, policy)
                 least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
                 by_view = await self._verdicts(checks, least)
-                scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
             except GuardUnavailable as failure:
                 return self._unjudged(failure, message, policy, unread, complete=complete)
+            scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
         if scores is not None:
             verdict, decision, counted = self._decided(message, policy, scores)
             return Judgement(verdict, decision, "", not complete, unread, counted, None, scores)
