@@ -68,12 +68,13 @@ class Judging:
         exclusions: Exclusions | None = None,
         conversations: Conversations | None = None,
         traits: GuardTraits = ORDINARY,
+        views: MessageViews | None = None,
     ) -> None:
         self.guard = guard
         self.traits = traits
         self._exclusions = exclusions or Exclusions()
         self._reads = reads
-        self._views = MessageViews()
+        self._views = views or MessageViews()
         self._known = KnownTurns()
         self._recorder = Recorder(observers, metrics, conversations or Conversations())
         self._metrics = metrics

@@ -21,7 +21,8 @@ _Key = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 class MessageViews:
     """Computes views. Clients send the whole conversation with every turn, so the views of its texts are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart: Apart = _APART) -> None:
+        self._apart = apart
         self._kept: OrderedDict[_Key, Views] = OrderedDict()
         self._characters = 0
 
@@ -50,7 +51,7 @@ class MessageViews:
             return await computed(left, growing.of, text, forms, names, parts)
         size = len(text) + sum(map(len, forms)) + sum(map(len, parts))
         if growing is not None or size > _KEPT_CHARACTERS:
-            return await _APART.computed(2 * size, views_of, text, forms, names, parts)
+            return await self._apart.computed(2 * size, views_of, text, forms, names, parts)
         key = (text, forms, names, parts)
         if (views := self._kept.get(key)) is not None:
             self._kept.move_to_end(key)

@@ -232,7 +232,7 @@ class Pipeline:
         messages = exchange.request.conversation.messages
         context = recent_context(messages)
         reply = await computed(len(body), exchange.wire.parse_reply, exchange.request, body)
-        self._held.check_characters(sum(choice.size for choice in reply.choices))
+        self._held.check_reply(reply.choices)
         judged = await gathered(
             [
                 self.judging.turn(exchange, reply_turn(messages, choice), context, index)

@@ -121,7 +121,8 @@ class StreamReview:
                         if piece := await self._release():
                             yield piece
                     self._start_checks()
-                if piece := self._terminator():
+                # The stream's own terminator if the proxy ended a choice and the upstream's terminator was not sent.
+                if self._ended and (piece := self._stream.close()):
                     yield piece
             except UpstreamUnreadable as error:
                 log.warning("stream_unreadable", error=str(error))
@@ -290,22 +291,22 @@ class StreamReview:
         waiting, self._frames_before_text, self._waiting_bytes = self._frames_before_text, None, 0
         return b"".join([*waiting, out]) if waiting else out
 
-    def _terminator(self) -> bytes:
-        """The stream's own terminator if the proxy ended a choice and the upstream's terminator was not sent."""
-        return self._stream.close() if self._ended else b""
-
     async def _abandon(self) -> bytes:
         """End every open choice with a refusal, send what is judged of the others, and the stream's terminator."""
         out, outcome = [], refusal(self._exchange.policy)
-        for choice in self._unsettled() or ([] if self._stream.choices else [0]):
-            message, latest = self._stream.message(choice), self._latest.get(choice)
+        choices = self._unsettled() or ([] if self._stream.choices else [0])
+        # Read before any of them is ended: each end changes what has arrived of all, which takes long to read again.
+        read = [(self._stream.message(choice), self._stream.released(choice).size) for choice in choices]
+        for choice, (message, released) in zip(choices, read, strict=True):
+            latest = self._latest.get(choice)
             # What the client has of it and no verdict covers is judged when the stream has ended.
-            if self._stream.released(choice).size <= (latest.message.size if latest else 0):
+            if released <= (latest.message.size if latest else 0):
                 check = LatestCheck(message, latest.verdict if latest else None, _UNREADABLE, self._unreadable)
                 self._latest[choice] = check
                 has_end = choice in self._finished and self._exchange.policy.stream.mode == "monitor"
                 await self._records.add(choice, check, Pass() if has_end else outcome, complete=False)
             out.append(await self._ending(choice, outcome))
+            await asyncio.sleep(0)
         rest, _ = await self._released(self._hold.held_frames)
         return b"".join([*out, self._after_waiting_frames(rest), self._stream.close()])
 

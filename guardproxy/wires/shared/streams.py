@@ -27,7 +27,8 @@ from guardproxy.wires.shared.stream_state import ChoiceState, Event
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
-CHOICES = 1024  # choices per stream
+CHOICES = 1024  # choices of a reply
+PIECES = 10_000  # texts, tool calls and other pieces of content of a reply
 FRAME_VALUES = 100_000  # values in one frame, which is parsed on the event loop
 _PATTERNS = 4  # frames whose repetitions are recognised, the latest
 _LEARNED = 8  # frames that are learned before any repetition has come, and more for every _LEARNED repetitions
@@ -60,6 +61,7 @@ class BaseStream(ABC):
         self.info = ReplyInfo()
         self._decoder = decoder
         self._states: dict[int, ChoiceState] = {}
+        self._pieces = 0
         self._arrivals = Arrivals()
         self._cut = False  # the last released frame was incomplete
         self._broken_off: set[int] = set()  # choices that the upstream has not closed
@@ -170,9 +172,12 @@ class BaseStream(ABC):
         self.refuse_if_terminated()
         state = self.state_of(choice)
         builder, was_closed = state.builder, state.final
-        size, opaques = builder.size, builder.opaques
+        size, opaques, pieces = builder.size, builder.opaques, len(builder.pieces)
         whole = read(state)
         whole = builder.add_noted() or whole
+        self._pieces += len(builder.pieces) - pieces
+        if self._pieces > PIECES:
+            raise UpstreamUnreadable(f"a stream with more than {PIECES} pieces of content is not read")
         if was_closed and builder.size > size:
             raise UpstreamUnreadable(f"text behind the end of choice {choice}")
         if state.final:  # on every frame behind the end as well: there is no text left for an echo to wait for
