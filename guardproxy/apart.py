@@ -6,6 +6,7 @@ that has started it. If it ends while it works, that call fails, and the next on
 """
 
 import asyncio
+import atexit
 import os
 import pickle
 import signal
@@ -36,6 +37,7 @@ class Apart:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="apart")
         self._process: subprocess.Popen[bytes] | None = None
         self._free = threading.BoundedSemaphore(MOST_CALLS)
+        atexit.register(self._end)  # behind the end of the thread
 
     async def computed(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a pure function of a module returns, whose time grows with `size`; raise what it raises.
@@ -118,7 +120,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             return
         try:
             answer = (False, function(*args, **kwargs))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the caller gets it
             answer = (True, error)
         _send(answers, pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
 

@@ -108,7 +108,9 @@ def test_a_caller_that_leaves_stops_nobody(apart: Apart) -> None:
 
 TEXTS = st.one_of(
     st.text(max_size=300),
-    st.sampled_from(["aGVsbG8gd29ybGQgdGhpcyBpcyB0ZXh0", "h0w t0 m4k3 b0mb5", "gur dhvpx oebja sbk", "b o m b", "\u202eabc"]),
+    st.sampled_from(
+        ["aGVsbG8gd29ybGQgdGhpcyBpcyB0ZXh0", "h0w t0 m4k3 b0mb5", "gur dhvpx oebja sbk", "b o m b", "\u202eabc"]
+    ),
 )
 
 

@@ -21,6 +21,7 @@ from guardproxy.types import Record
 _BATCH_RECORDS = 128  # the most records in one write
 _BATCH_CHARACTERS = 1024 * 1024  # and the most characters, unless a single record has more
 _GATHER_S = 0.1  # how long a record waits for others: a transaction costs as much as a dozen records in it
+_RECORD = 256  # what masking a record without text takes, in characters
 _QUEUE_CHARACTERS = 64 * 1024 * 1024  # the most characters of text in the queue of one sink
 _ATTEMPTS = 3
 _COUNTED_AT_ONCE = 64  # records that are counted and queued before other tasks run
@@ -64,7 +65,7 @@ class _PendingRecord:
         self._personal = personal
         self._receipt = receipt
         self._masked: Record | None = None
-        self.characters = len(record.text) + len(record.error) + len(record.origin.model)
+        self.characters = _RECORD + len(record.text) + len(record.error) + len(record.origin.model)
         self.characters += sum(len(part.path) + len(part.why) for part in record.coverage)
 
     async def mask_apart(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from guardproxy.chunks import Chunk, ChunkRun
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.types import Message
-from guardproxy.wires.shared.streams import CHOICES, PIECES
+from guardproxy.wires.shared.bounds import check_choices, check_pieces
 
 # What a frame that waits takes beside its bytes: the objects that describe it.
 FRAME_BYTES = 512
@@ -39,10 +39,8 @@ class HeldBytes:
 
     def check_reply(self, choices: Sequence[Message]) -> None:
         """Raise UpstreamUnreadable for a whole reply of too many choices, pieces of content or characters."""
-        if len(choices) > CHOICES:
-            raise UpstreamUnreadable(f"it has {len(choices)} choices, more than the {CHOICES} that are read")
-        if (pieces := sum([len(choice.parts) for choice in choices])) > PIECES:
-            raise UpstreamUnreadable(f"it has {pieces} pieces of content, more than the {PIECES} that are read")
+        check_choices(len(choices))
+        check_pieces(sum([len(choice.parts) for choice in choices]))
         self.check_characters(sum([choice.size for choice in choices]))
 
     def check_characters(self, size: int) -> None:

@@ -27,6 +27,7 @@ from guardproxy.pipeline.judging import Judging, refusal
 from guardproxy.pipeline.reply_records import ReplyRecords
 from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.rewriting import rewritten
+from guardproxy.pipeline.slices import slices
 from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import REGENERATE, on_failure, worst
 from guardproxy.ports import ReplyStream
@@ -38,8 +39,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-# The bytes of a read, and the frames in the buffer, that the event loop works on before other tasks run.
-_SLICE = 4096
+# The frames in the buffer that the event loop works on before other tasks run.
 _AT_ONCE = 64
 _UNREADABLE = Decision("block", "", (), "opaque")
 
@@ -162,12 +162,10 @@ class StreamReview:
 
     async def _feed(self, data: bytes | None) -> None:
         """Put the frames that `data` completes into the buffer, and start the checks that are due then."""
-        if data is None or len(data) <= _SLICE:
-            self._hold_frames(data)
-        else:
-            for start in range(0, len(data), _SLICE):
-                self._hold_frames(data[start : start + _SLICE])
+        for place, piece in enumerate([None] if data is None else slices(data)):
+            if place:
                 await asyncio.sleep(0)
+            self._hold_frames(piece)
         self._start_checks()
 
     def _hold_frames(self, data: bytes | None) -> None:
@@ -270,10 +268,10 @@ class StreamReview:
         self._waiting_bytes += len(out)
         return b""
 
-    async def _released(self, most: int = _AT_ONCE) -> tuple[bytes, bool]:
+    async def _released(self) -> tuple[bytes, bool]:
         """Take frames that may be sent now: their bytes, and whether they have text. Record what they finish."""
         self._note_wait()
-        chunks = self._hold.release(most)
+        chunks = self._hold.release(_AT_ONCE)
         self._records.held_characters = max(self._records.held_characters, self._hold.held_characters)
         finished = {mark.choice for chunk in chunks for mark in chunk.marks if mark.final} - self._ended
         self._finished |= finished
@@ -307,8 +305,11 @@ class StreamReview:
                 await self._records.add(choice, check, Pass() if has_end else outcome, complete=False)
             out.append(await self._ending(choice, outcome))
             await asyncio.sleep(0)
-        rest, _ = await self._released(self._hold.held_frames)
-        return b"".join([*out, self._after_waiting_frames(rest), self._stream.close()])
+        rest = [(await self._released())[0]]
+        while self._hold.may_release:
+            await asyncio.sleep(0)
+            rest.append((await self._released())[0])
+        return b"".join([*out, self._after_waiting_frames(b"".join(rest)), self._stream.close()])
 
     def _unsettled(self) -> list[int]:
         """The choices without a verdict on everything that was read of them; a choice may have no queued frame yet."""

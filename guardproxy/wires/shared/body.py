@@ -122,7 +122,11 @@ def _marks(body: bytes, start: int, stop: int) -> int:
 def _check_depth(body: bytes, error: type[Unreadable]) -> None:
     if body.count(b"[") + body.count(b"{") <= DEPTH:
         return
-    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    outside, end = [], 0
+    for match in _STRING.finditer(body):  # see `has_more_values`
+        outside.append(body[end : match.start()])
+        end = match.end()
+    brackets = b"".join([*outside, body[end:]]).translate(None, _NOT_BRACKETS)
     deltas = (1 if bracket in b"[{" else -1 for bracket in brackets)
     if max(accumulate(deltas), default=0) > DEPTH:
         raise error(f"is nested deeper than {DEPTH} levels; flatten it")
