@@ -32,7 +32,7 @@ _LENGTH_BYTES = 8
 class Apart:
     """A process for long texts, and the thread that talks to it. `command` starts it; it ends when its input does."""
 
-    def __init__(self, command: tuple[str, ...] = (sys.executable, "-m", "guardproxy.apart")) -> None:
+    def __init__(self, command: tuple[str, ...] = (sys.executable, "-P", "-m", "guardproxy.apart")) -> None:
         self._command = command
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="apart")
         self._process: subprocess.Popen[bytes] | None = None
