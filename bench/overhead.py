@@ -109,7 +109,7 @@ async def _client(address: tuple[str, int], request: bytes, until: float, times:
     writer.close()
 
 
-async def _load(url: str, load: Load, clients: int, seconds: float, most: int) -> list[float]:
+async def run_load(url: str, load: Load, clients: int, seconds: float, most: int) -> list[float]:
     host, port = url.removeprefix("http://").split(":")
     times: list[float] = []
     until, left = time.perf_counter() + seconds, [most]
@@ -188,7 +188,7 @@ class Perf:
         self.count = float(sum(map(int, counts))) if len(counts) == 2 else None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -197,7 +197,7 @@ def _free_port() -> int:
 @contextlib.contextmanager
 def process(variant: str, target: str = "", wrapper: Sequence[str] = ()) -> Iterator[tuple[str, int]]:
     """Run a server in a separate process; yield its URL and process id."""
-    port = _free_port()
+    port = free_port()
     servers = str(Path(__file__).with_name("servers.py"))
     command = [*wrapper, sys.executable, servers, variant, "--port", str(port), "--target", target]
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
@@ -225,7 +225,7 @@ def measure(
         running = {"direct": (target, pid)}
         running |= {name: stack.enter_context(process(name, target)) for name in variants}
         for url, _ in running.values():
-            asyncio.run(_load(url, load, 4, 1.0, 10**9))  # warm
+            asyncio.run(run_load(url, load, 4, 1.0, 10**9))  # warm
         for number in clients:
             at = {name: Result(load.name, name, number) for name in running}
             for _ in range(rounds):
@@ -239,7 +239,7 @@ def _round(url: str, pid: int, load: Load, clients: int, seconds: float, *, perf
     counting = Perf(pid) if perf else None
     with counting or contextlib.nullcontext():
         before, began = _cpu_s(pid), time.perf_counter()
-        times = asyncio.run(_load(url, load, clients, seconds, 10**9))
+        times = asyncio.run(run_load(url, load, clients, seconds, 10**9))
         took, used = time.perf_counter() - began, _cpu_s(pid) - before
     return Round(took, times, used, counting.count if counting else None)
 
@@ -254,13 +254,13 @@ def simulate(
             out = Path(folder) / name
             wrapper = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
             with process(name, target, wrapper) as (url, pid):
-                asyncio.run(_load(url, load, 4, 600, 40))  # warm
+                asyncio.run(run_load(url, load, 4, 600, 40))  # warm
                 for number in clients:
-                    asyncio.run(_load(url, load, number, 600, 2 * number))
+                    asyncio.run(run_load(url, load, number, 600, 2 * number))
                     _settle(pid)
                     _control(pid, "-i", "on")
                     _control(pid, "-z")
-                    done = len(asyncio.run(_load(url, load, number, 600, requests)))
+                    done = len(asyncio.run(run_load(url, load, number, 600, requests)))
                     _settle(pid)
                     _control(pid, "-d", f"{name}-{number}")
                     _control(pid, "-i", "off")

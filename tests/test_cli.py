@@ -81,6 +81,28 @@ def test_validate_says_what_is_in_force(capsys: pytest.CaptureFixture[str]) -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("guard", "noted"),
+    [
+        ("{family: pii}", ["requests", "replies"]),
+        ("{by_role: {user: personal, assistant: [embedded, personal]}}", ["requests"]),
+        ("{by_role: {user: embedded, tool: personal}}", []),
+        ("{all: [embedded, personal]}", []),
+    ],
+)
+def test_validate_notes_sides_that_are_read_for_personal_data_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], guard: str, noted: list[str]
+) -> None:
+    """Its P(unsafe) is 0, so the rules of a preset, which look as if they guard a side, act on nothing."""
+    guards = "guards: {personal: {family: pii}}\n" if "personal" in guard else ""
+    path = tmp_path / "proxy.yaml"
+    path.write_text(f"version: 1\nguard: {guard}\n{guards}policies: {{default: {{unsafe: {{block: 0.5}}}}}}\n")
+    assert main(["validate", str(path)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    found = [line for line in lines if "are read for personal data alone" in line]
+    assert [line.partition(" ")[0] for line in found] == noted
+
+
 def test_validate_notes_keys_that_have_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An expired key is no mistake, but it is said."""
     path = tmp_path / "clients.yaml"

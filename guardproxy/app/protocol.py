@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from guardproxy.app.port_sharing import SharedPortLoop
 from guardproxy.settings import ServerSettings
 
 HEADER_BYTES: Final = 65_536  # of the request line and the headers of a request
@@ -56,6 +57,7 @@ class BoundedHttp(WithoutTrailers):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request, unless there are too many connections."""
         super().connection_made(transport)
+        self._changed(1)
         if len(self.connections) > self._bounds.max_connections and not self._close_an_idle_one():
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
         else:
@@ -65,6 +67,12 @@ class BoundedHttp(WithoutTrailers):
         """Stop the clocks."""
         _stop(self._reading, self._writing)
         super().connection_lost(exc)
+        self._changed(-1)
+
+    def _changed(self, change: int) -> None:
+        """Count the connection among those of this worker, if there are several workers."""
+        if isinstance(self.loop, SharedPortLoop):
+            self.loop.connection_changed(change)
 
     def _close_an_idle_one(self) -> bool:
         """Close the connection that has waited longest for a further request; return whether there is one."""

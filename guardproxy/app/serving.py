@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from guardproxy.app.guards import guard_name, needs_engine
 from guardproxy.app.kinds import is_finder
 from guardproxy.app.listening import address_of, free_port, server_options
 from guardproxy.app.policy_file import ConfigSource, read
+from guardproxy.app.port_sharing import ConnectionCounts, SharedPortLoop
 from guardproxy.app.service import Service
 from guardproxy.app.shared_state import check_state
 from guardproxy.app.workers import Supervisor, WorkerGroup
@@ -168,7 +170,14 @@ def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
             "limits": str(Path(folder) / "limits"),
         }
         os.environ[_WORKER_ENV] = json.dumps(arguments)
-        options = {"factory": True, "workers": settings.server.workers, **_options(settings)}
+        counts = Path(folder) / "connections"
+        ConnectionCounts.create(counts)
+        options = {
+            "factory": True,
+            "workers": settings.server.workers,
+            "loop": partial(SharedPortLoop, counts),
+            **_options(settings),
+        }
         engine = EngineKeeper() if needs_engine(settings) else None
         with WorkerGroup(Path(folder), source, engine) as group:
             Supervisor(uvicorn.Config("guardproxy.app.worker_start:worker", **options), group).run()

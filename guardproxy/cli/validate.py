@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the mistakes; without any, print the versions that records and metrics will show."""
     from guardproxy import app
     from guardproxy.settings import load
-    from guardproxy.settings.notes import client_notes, notes
+    from guardproxy.settings.notes import client_notes, guard_notes, notes
 
     try:
         names = app.catalogue(builtin_only=args.builtin_only)
@@ -47,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"  policy {name}, version {policy.version}")
         for note in notes(policy):
             print(f"    {note}")
+    members = {name: member.guard for name, member in settings.members.items()}
+    for note in guard_notes(settings.guard, members):
+        print(f"  {note}")
     if app.serves_anybody(settings):
         print(
             f"  server.host {settings.server.host}: no clients are listed, so whoever reaches the address may use it; "

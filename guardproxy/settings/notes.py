@@ -1,10 +1,12 @@
 """What `validate` says of a file without mistakes: effects that somebody may not expect. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from guardproxy.access import Client
 from guardproxy.policy import UNSAFE, Policy, Rule, SideRules
+from guardproxy.settings.checks.patterns import PII
+from guardproxy.settings.model import GuardSettings
 from guardproxy.types import Side
 
 _TURNS: dict[Side, str] = {"user": "requests", "assistant": "replies"}
@@ -23,6 +25,18 @@ def notes(policy: Policy) -> Iterator[str]:
             yield (
                 f"{turns} with {category}: rewritten from {at:g}, but `{UNSAFE}` blocks from {blocked:g}; only a text "
                 "whose P(unsafe) is below that of the category is rewritten"
+            )
+
+
+def guard_notes(guard: GuardSettings, members: Mapping[str, GuardSettings]) -> Iterator[str]:
+    """One line for each side whose guards look for personal data alone; `members` are those that `guard` combines."""
+    for side, turns in _TURNS.items():
+        named = guard.by_role.of(side) if guard.by_role else tuple(members)
+        asked = [members[name] for name in named] or [guard]
+        if all(one.family == PII for one in asked):
+            yield (
+                f"{turns} are read for personal data alone: rules of `{UNSAFE}` and of other harm act on nothing "
+                "there; for harm as well, name another guard beside it, such as embedded; see docs/pii.md"
             )
 
 
