@@ -237,7 +237,7 @@ class Pipeline:
         reply = await computed(len(body), exchange.wire.parse_reply, exchange.request, body)
         if (shown := await self.judging.images.of_reply(reply.choices, exchange.policy)) is not reply.choices:
             reply = replace(reply, choices=tuple(shown))
-        self._held.check_characters(sum(choice.size for choice in reply.choices))
+        self._held.check_reply(reply.choices)
         judged = await gathered(
             [
                 self.judging.turn(exchange, reply_turn(messages, choice), context, index)
