@@ -9,8 +9,14 @@ SmolLM2 was not trained to judge: its verdicts mean nothing, and the mass outsid
 hard case for a server that shows only its most probable tokens.
 
 Prints the greatest and the mean difference, how many lie within the bound that the server's verdict states (`leftover`)
-plus --rounding, the calls for a verdict, and the verdicts that were refused because too little was shown. A server
-computes with other kernels and with rounded activations, so probabilities differ also where every token is shown.
+plus --rounding, and the verdicts that were refused because too little was shown. For the bound to hold, both sides must
+compute with the same numbers: llama.cpp rounds activations to 8 bits before it multiplies them with quantised weights.
+So the server gets the same weights in float32 (`bench/gguf_float32.py`), and its keys and values as well:
+
+    python -m bench.gguf_float32 - smollm2-f32.gguf
+    python -m llama_cpp.server --model smollm2-f32.gguf --model_alias smollm2 --logits_all true --n_ctx 2048 \\
+        --type_k 0 --type_v 0
+    python -m bench.completions http://localhost:8000 smollm2
 """
 
 import argparse
@@ -71,7 +77,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--logprobs", type=int, default=20)
-    parser.add_argument("--rounding", type=float, default=0.1)
+    parser.add_argument("--rounding", type=float, default=1e-4)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     model = args.model or str(weights())

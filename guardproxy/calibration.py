@@ -69,16 +69,22 @@ class Calibration:
         return min([calibrated, *(scaling.inverse(calibrated) for scaling in maps)])
 
     def applied(self, side: Side, verdict: Verdict) -> Verdict:
-        """The verdict with calibrated probabilities, and the guard's own ones as its `raw`."""
+        """The verdict with calibrated probabilities, and the guard's own ones as its `raw`. Labels stay as they are."""
         maps = self.side(side)
         if not maps:
             return verdict
-        own = [("unsafe", verdict.unsafe), *((finding.category, finding.probability) for finding in verdict.findings)]
+        own = [(one.category, one.probability) for one in verdict.findings if one.kind == "probability"]
+        unsafe = verdict.unsafe
+        if verdict.kind == "probability":
+            own.insert(0, ("unsafe", unsafe))
+            unsafe = self.value(side, "unsafe", unsafe)
         return replace(
             verdict,
-            unsafe=self.value(side, "unsafe", verdict.unsafe),
+            unsafe=unsafe,
             findings=tuple(
                 replace(finding, probability=self.value(side, finding.category, finding.probability))
+                if finding.kind == "probability"
+                else finding
                 for finding in verdict.findings
             ),
             raw=tuple((category, probability) for category, probability in own if category in maps),

@@ -85,6 +85,16 @@ class JudgingTooLong(GuardUnavailable):
     retry_s = 0.0
 
 
+class Unintelligible(GuardUnavailable):
+    """The guard's model has answered a text with something that is no verdict, or its server refuses the text.
+
+    It would answer so again, and other texts well: it is not asked again, and stays in use.
+    """
+
+    code = "guard_unintelligible"
+    retry_s = 0.0
+
+
 class AuditUnavailable(GuardproxyError):
     """A record could not be stored although `audit.required` is set, so its answer is not sent to the client."""
 

@@ -37,6 +37,7 @@ _NEWLY: Mapping[ActionName, Change] = {"block": "blocked", "rewrite": "rewritten
 # A guard reports a signal other than a jailbreak only where it finds one: without a finding, it is absent.
 _ONLY_IF_FOUND = "guard_injection"
 _NO_USAGE = Usage()
+_PROBABILITY = "probability"  # what records without `kind` have
 _LANGUAGES = "language: "  # the beginning of a coverage's note (`policy.language_note`)
 
 
@@ -123,18 +124,18 @@ def stored_turn(number: int, data: Mapping[str, Any], floor: float = 0.0) -> Sto
 
 def _verdict(data: Mapping[str, Any], floor: float) -> Verdict:
     raw: dict[str, list[float]] = {}
-    # In the order of the findings, of which a category may have several.
+    # In the order of the findings, of which a category may have several; labels have none.
     for category, probability in data.get("raw", ()):
         raw.setdefault(category, []).append(probability)
-    unsafe, found = raw.get(UNSAFE, [data["unsafe"]]).pop(0), data["findings"]
-    if raw:
-        found = [
-            {**finding, "probability": raw[finding["category"]].pop(0)} if raw.get(finding["category"]) else finding
-            for finding in found
-        ]
-    reached = [finding for finding in found if finding["probability"] >= floor]
-    findings = tuple([Finding(one["category"], one["probability"], view=one.get("view", "text")) for one in reached])
-    return Verdict(unsafe, findings, data["guard"], data["taxonomy"], _NO_USAGE)
+    unsafe = raw.get(UNSAFE, [data["unsafe"]]).pop(0)
+    findings: list[Finding] = []
+    for one in data["findings"]:
+        kind, own = one.get("kind", _PROBABILITY), raw.get(one["category"])
+        probability = own.pop(0) if own and kind == _PROBABILITY else one["probability"]
+        if probability >= floor:
+            findings.append(Finding(one["category"], probability, view=one.get("view", "text"), kind=kind))
+    kind = data.get("kind", _PROBABILITY)
+    return Verdict(unsafe, tuple(findings), data["guard"], data["taxonomy"], _NO_USAGE, kind=kind)
 
 
 def _decision(data: Mapping[str, Any]) -> Decision:

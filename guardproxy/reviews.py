@@ -52,6 +52,31 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """What another guard says of a stored record: an annotation for reviewers, and never a label of theirs."""
+
+    record: str
+    """The id of the record."""
+    guard: str
+    """The name of the guard: its model."""
+    taxonomy: str
+    """Its categories as `id@version`; of a guard with a policy text, the version covers that text."""
+    by: str
+    """The name of the person who asked for it."""
+    time: float
+    """When it was given, in seconds since 1970."""
+    kind: Literal["probability", "label"]
+    """What the numbers are."""
+    unsafe: float
+    findings: tuple[tuple[str, float], ...]
+    """Categories with their numbers, the greatest first."""
+    exact: bool
+    """Whether the guard read the judged text itself, and not one of which parts are masked."""
+    rationale: str = ""
+    """Why, in the model's own words; empty if it gives no reason, or if that was erased."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChangedRule:
     """A rule of a category before and after a change, in words; empty where there is none."""
 

@@ -22,9 +22,8 @@ PartKind = Literal[
 ]
 """What a part is. `opaque` is content that the guard does not read; all other kinds but `image` are text."""
 
-# `ActionName` is how severe a *decision* is. An action (`guardproxy.actions`: block, a rewrite, or a user's own) is the
-# plug-in that carries a decision out: `Decision.how` names that of a rewrite. An `Outcome` is what the action made of
-# the text: the only thing that wires render.
+# `ActionName` is how severe a *decision* is. An action (`guardproxy.actions`) is the plug-in that carries it out:
+# `Decision.how` names that of a rewrite. An `Outcome` is what the action made of the text, which wires render.
 
 ActionName = Literal["pass", "flag", "rewrite", "block"]
 """The severity of a decision, in ascending order. `flag` passes the text and marks it in headers, metrics and audit."""
@@ -138,9 +137,8 @@ class Check:
 class Category:
     """A kind of harm.
 
-    `id` stands in policies and records, `name` in prompts and reports. `code` is the text that a generative guard
-    generates for the category, for example "S1". `description`, and `examples` as few-shot lines, are in the prompts of
-    guards that read their policy from the prompt.
+    `id` stands in policies and records, `name` in prompts and reports. `code` is what a generative guard writes for it,
+    such as "S1". `description`, and `examples` as few-shot lines, are for guards that read their policy in the prompt.
     """
 
     id: str
@@ -164,7 +162,8 @@ class Finding:
     """One category with its probability.
 
     `label` is the guard's own name for the category, if it has one. `view` names the form of the text that this was
-    found in: "text" itself, or a view. `span` is where in it: the window that scored highest, or the match; or None.
+    found in: "text" itself, or a view. `span` is where in it: the window that scored highest, or the match; or None. Of
+    the kind `label` it is no probability, but a model's word for yes (1) or no (0).
     """
 
     category: str
@@ -172,14 +171,14 @@ class Finding:
     label: str = ""
     view: str = "text"
     span: Span | None = None
+    kind: Literal["probability", "label"] = "probability"
 
 
 @frozen
 class Usage:
     """What a verdict cost. Of a service, the seconds of its calls, waits for its rate included, and their number.
 
-    `verdicts` adds tokens, windows and work of several checks up, and waiting times (`queue_s`, `forward_s`) of checks
-    in sequence; of checks in parallel it takes the longest.
+    `verdicts` adds up tokens, windows and work of several checks, and waiting times of checks in sequence.
     """
 
     queue_s: float = 0.0  # between tokenising and the start of the first batch
@@ -199,8 +198,8 @@ class Verdict:
 
     `unsafe` is P(unsafe), over all categories. `guard` and `taxonomy` name what gave it. `leftover` is how far a
     probability may be off (label lists not explored, tokens that a server does not show), `outside` the mass that was
-    not seen on verdict tokens. `view` and `span` say where P(unsafe) was found, as those of a finding do. `raw` has the
-    guard's own probability of each category, and of `unsafe`, that was calibrated.
+    not seen on verdict tokens. `view`, `span`, `kind` are those of P(unsafe), as in a finding. `raw` has the guard's
+    own probability of each category, and of `unsafe`, that was calibrated. `rationale` is why, in a model's own words.
     """
 
     unsafe: float
@@ -213,6 +212,8 @@ class Verdict:
     view: str = "text"
     span: Span | None = None
     raw: tuple[tuple[str, float], ...] = ()
+    kind: Literal["probability", "label"] = "probability"
+    rationale: str = ""
 
 
 # --- decisions and outcomes ------------------------------------------------------------------------------------------
@@ -243,8 +244,7 @@ class Decision:
     """The policy's decision about a turn.
 
     `action` is the most severe of all `reasons`. `how` names the rewrite (`steer` or another), empty for other actions.
-    A decision with a `cause` other than "verdict" has no reasons; with the cause "language" it has the `languages` that
-    the guard does not read.
+    A `cause` other than "verdict" has no reasons; "language" has the `languages` that the guard does not read.
     """
 
     action: ActionName

@@ -28,6 +28,8 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
         unsafe=most.unsafe,
         view=most.view,
         span=most.span,
+        kind=most.kind,
+        rationale=most.rationale or next((one.rationale for one in verdicts if one.rationale), ""),
         findings=_worst_of_each_kind([finding for verdict in verdicts for finding in verdict.findings]),
         leftover=max(verdict.leftover for verdict in verdicts),
         outside=max(verdict.outside for verdict in verdicts),
@@ -63,7 +65,7 @@ def _on_view(view: str, verdict: Verdict) -> Verdict:
     findings = tuple(replace(finding, view=view) for finding in verdict.findings)
     if is_of_tool(view):
         # P(unsafe) of the results of tools has rules of its own, so it is a finding beside that of the turn.
-        overall = Finding("unsafe", verdict.unsafe, view=view, span=verdict.span)
+        overall = Finding("unsafe", verdict.unsafe, view=view, span=verdict.span, kind=verdict.kind)
         return replace(verdict, unsafe=0.0, view=view, findings=(*findings, overall))
     return replace(verdict, view=view, findings=findings)
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from guardproxy.app.exclusions import exclusions_of
     from guardproxy.app.guarding import serve_guard
     from guardproxy.app.guards import guard, guard_name, location, traits
+    from guardproxy.app.kinds import label_note
     from guardproxy.app.languages import languages_read
+    from guardproxy.app.opinions import SecondOpinions
     from guardproxy.app.policy_file import ConfigSource, PolicyFile, read
     from guardproxy.app.registries import catalogue
     from guardproxy.app.service import Service
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfigSource",
     "PolicyFile",
+    "SecondOpinions",
     "Service",
     "banner",
     "catalogue",
     "exclusions_of",
     "guard",
     "guard_name",
+    "label_note",
     "languages_read",
     "location",
     "read",
@@ -44,12 +48,14 @@ __all__ = [
 _MODULES = {
     "ConfigSource": "policy_file",
     "PolicyFile": "policy_file",
+    "SecondOpinions": "opinions",
     "Service": "service",
     "banner": "serving",
     "catalogue": "registries",
     "exclusions_of": "exclusions",
     "guard": "guards",
     "guard_name": "guards",
+    "label_note": "kinds",
     "languages_read": "languages",
     "location": "guards",
     "read": "policy_file",

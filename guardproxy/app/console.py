@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from guardproxy.actions import REWRITES
 from guardproxy.app.audit import store_address, store_keys
+from guardproxy.app.opinions import SecondOpinions
 from guardproxy.console import (
     ConsoleParts,
     People,
@@ -84,6 +85,7 @@ def console_routes(
         rewrites=[name for name in REWRITES if name not in (STEER, REGENERATE)],
         categories=_names(judgings[0].guard.taxonomy),
         stopping=stopping,
+        opinion=SecondOpinions(settings, data_dir).ask if settings.opinion else None,
     )
     console = create_console(parts)
     if people.open:

@@ -5,11 +5,13 @@ import ssl
 from guardproxy.engine.tokenizer_files import load_tokenizer
 from guardproxy.errors import ConfigError
 from guardproxy.guards.completions.api import CompletionsApi
+from guardproxy.guards.completions.chat import ChatLink
 from guardproxy.guards.completions.link import CompletionsLink, CompletionsOptions, ModelTokenizer
 from guardproxy.guards.http_calls import HttpCalls
 from guardproxy.guards.replica_http import UNIX, HttpLink, base_of
 from guardproxy.guards.replicas import AskOptions, ReplicaGuard
 from guardproxy.ports import Family
+from guardproxy.questions import LabelFamily
 from guardproxy.settings import CompletionsSettings, GuardSettings, ReplicaSettings
 from guardproxy.types import Taxonomy
 from guardproxy.upstreams import Ejection
@@ -45,11 +47,7 @@ def completions_guard(name: str, guard: GuardSettings, family: Family, floor: fl
     )
 
     def link(url: str) -> CompletionsLink:
-        base = base_of(url)
-        context, uds = _network(url, replicas)
-        transport = aiohttp_transport(replicas.max_connections, context, trust_env=False, uds=uds)
-        calls = HttpCalls(base, transport, never_sent, key=replicas.key, connect_s=replicas.connect_s)
-        prefix = "" if base.path.rstrip("/").endswith(_VERSION) else _VERSION
+        calls, prefix = _model_server(url, replicas)
         api = CompletionsApi(calls, guard.model, top=completions.logprobs, prefix=prefix)
         return CompletionsLink(url, name, family, api=api, tokenizer=tokenizer, options=options)
 
@@ -57,6 +55,28 @@ def completions_guard(name: str, guard: GuardSettings, family: Family, floor: fl
     # Finding out what a server can do takes some calls, as long as a check may take.
     asking = _options(guard, replicas, start_s=guard.timeout_s)
     return ReplicaGuard(name, family.taxonomy, links, asking, floor=floor)
+
+
+def label_guard(name: str, guard: GuardSettings, family: LabelFamily, floor: float) -> ReplicaGuard:
+    """A guard whose model answers with labels on the servers in `guard.replicas`. Raises ConfigError as the others."""
+    replicas = _replicas(name, guard)
+
+    def link(url: str) -> ChatLink:
+        calls, prefix = _model_server(url, replicas)
+        open_calls = min(_CALLS, replicas.max_connections)
+        return ChatLink(url, name, family, calls=calls, model=guard.model, prefix=prefix, open_calls=open_calls)
+
+    links = [link(url) for url in replicas.urls]
+    return ReplicaGuard(name, family.taxonomy, links, _options(guard, replicas), floor=floor)
+
+
+def _model_server(url: str, replicas: ReplicaSettings) -> tuple[HttpCalls, str]:
+    """The calls of a server of models, and the path of its API below its address."""
+    base = base_of(url)
+    context, uds = _network(url, replicas)
+    transport = aiohttp_transport(replicas.max_connections, context, trust_env=False, uds=uds)
+    calls = HttpCalls(base, transport, never_sent, key=replicas.key, connect_s=replicas.connect_s)
+    return calls, "" if base.path.rstrip("/").endswith(_VERSION) else _VERSION
 
 
 def _replicas(name: str, guard: GuardSettings) -> ReplicaSettings:

@@ -20,6 +20,7 @@ _BESIDE = (
     "limits",
     "paths",
     "audit",
+    "opinion",
     "alerts",
     "console",
     "log",
@@ -28,7 +29,11 @@ _BESIDE = (
 )
 # Thresholds are for the probabilities and the categories of a guard: with another guard, policies wait as well.
 _OF_THE_GUARD = ("guard", "members", "taxonomy")
-_KEYS = {"members": "guards", "taxonomy": "guard.categories"}  # where a name of `Settings` is not the file's
+_KEYS = {
+    "opinion": "guards",
+    "members": "guards",
+    "taxonomy": "guard.categories",
+}  # where a name of `Settings` is not the file's
 
 
 def restarts_needed(old: Settings, new: Settings, sections: frozenset[str]) -> tuple[str, ...]:

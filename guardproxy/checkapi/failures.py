@@ -5,7 +5,7 @@ import math
 from typing import Any, Final
 
 from guardproxy.checkapi.fields import dumps
-from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, Overloaded, Unreadable
+from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, Overloaded, Unintelligible, Unreadable
 
 _TOO_LARGE: Final = 413
 _TOO_MANY: Final = 429
@@ -34,7 +34,7 @@ def failure_of(status: int, body: bytes) -> GuardUnavailable:
         return JudgingTooLong(message)
     if code == Overloaded.code or status == _TOO_MANY:
         return Overloaded(message, Overloaded("").retry_s if retry_s is None else retry_s)
-    return GuardUnavailable(message)
+    return Unintelligible(message) if code == Unintelligible.code else GuardUnavailable(message)
 
 
 def code_of(body: bytes) -> str:

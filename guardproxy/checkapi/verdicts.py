@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from guardproxy.errors import GuardUnavailable
 from guardproxy.types import Decision, Edit, Finding, Outcome, Refuse, Replace, Span, Usage, Verdict
@@ -23,6 +23,7 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
                 "label": finding.label,
                 "view": finding.view,
                 "span": finding.span,
+                "kind": finding.kind,
             }
             for finding in verdict.findings
         ],
@@ -34,6 +35,8 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
         "view": verdict.view,
         "span": verdict.span,
         "raw": verdict.raw,
+        "kind": verdict.kind,
+        "rationale": verdict.rationale,
     }
 
 
@@ -68,6 +71,7 @@ def _verdict(answer: Mapping[str, Any]) -> Verdict:
                 _text(finding["label"]),
                 _text(finding["view"]),
                 _span(finding["span"]),
+                _kind(finding["kind"]),
             )
             for finding in answer["findings"]
         ),
@@ -79,6 +83,8 @@ def _verdict(answer: Mapping[str, Any]) -> Verdict:
         _text(answer["view"]),
         _span(answer["span"]),
         tuple((_text(category), _probability(probability)) for category, probability in answer["raw"]),
+        _kind(answer["kind"]),
+        _text(answer["rationale"]),
     )
 
 
@@ -94,6 +100,14 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("a name is no string")
     return value
+
+
+def _kind(value: object) -> Literal["probability", "label"]:
+    if value == "probability":
+        return "probability"
+    if value == "label":
+        return "label"
+    raise ValueError("the kind of a probability is neither probability nor label")
 
 
 def _probability(value: object) -> float:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
-from guardproxy.cli import audit_erase, audit_exclusions, audit_labels, audit_policies
+from guardproxy.cli import audit_erase, audit_exclusions, audit_labels, audit_opinion, audit_policies
 from guardproxy.cli.audit_filters import add_filters, filter_of
 from guardproxy.cli.audit_show import details
 from guardproxy.cli.audit_table import Table, counts_table, summary
@@ -111,6 +111,7 @@ def _add_others(subcommands: Any) -> None:
     audit_erase.add_parser(subcommands, _add)
     audit_labels.add_parsers(subcommands, _add)
     audit_exclusions.add_parsers(subcommands, _add)
+    audit_opinion.add_parser(subcommands, _add)
     audit_policies.add_parser(subcommands, _add, whole_number)
     _add(
         subcommands,
@@ -264,11 +265,18 @@ async def _show(store: "ReviewStore", args: argparse.Namespace) -> int:
     if not records:
         print(f"no record or request {args.id!r} in {store.place}", file=sys.stderr)
         return 1
+    ids = [stored.record.id for stored in records]
+    opinions = await store.opinions(ids)
     if args.json:
-        print("\n".join(map(_line, records)))
+        from guardproxy.sinks.shared import opinion_dict
+
+        for stored in records:
+            about = [opinion_dict(one) for one in opinions.get(stored.record.id, ())]
+            print(json.dumps({**json.loads(_line(stored)), "opinions": about}))
         return 0
-    history = await store.label_history([stored.record.id for stored in records])
-    print("\n\n".join(details(stored, history.get(stored.record.id, ())) for stored in records))
+    history = await store.label_history(ids)
+    shown = [details(one, history.get(one.record.id, ()), opinions.get(one.record.id, ())) for one in records]
+    print("\n\n".join(shown))
     return 0
 
 

@@ -7,7 +7,7 @@ from guardproxy.cli.audit_table import local
 from guardproxy.plaintext import printable
 
 if TYPE_CHECKING:
-    from guardproxy.reviews import Label
+    from guardproxy.reviews import Label, Opinion
     from guardproxy.sinks.database import StoredRecord
     from guardproxy.types import Coverage, Record, Usage, Verdict
 
@@ -27,14 +27,15 @@ _OUTCOMES = {
 }
 
 
-def details(stored: "StoredRecord", history: Sequence["Label"] = ()) -> str:
-    """All fields of a record, over several lines, with every label that was given on it."""
+def details(stored: "StoredRecord", history: Sequence["Label"] = (), opinions: Sequence["Opinion"] = ()) -> str:
+    """All fields of a record, over several lines, with every label and second opinion that was given on it."""
     record = stored.record
     lines = [f"{name:<10} {printable(value)}" for name, value in _pairs(stored)]
     lines += ["why", *_reasons(record)] if record.decision.reasons else []
     lines += _verdict(record.verdict) if record.verdict else ["verdict    none: the guard did not answer"]
     lines += ["coverage", *map(_coverage, record.coverage)] if record.coverage else []
     lines += ["labels", *map(_label, history)] if history else []
+    lines += ["opinions", *map(opinion_line, opinions)] if opinions else []
     if record.text:
         lines += ["text", *(f"  {printable(line)}" for line in record.text.split("\n"))]
     else:
@@ -99,15 +100,20 @@ def _place(view: str, span: tuple[int, int] | None) -> str:
     return where if span is None else f"{where}  at characters {span[0]} to {span[1]}"
 
 
+def _kind(kind: str) -> str:
+    return " (a label, no probability)" if kind == "label" else ""
+
+
 def _verdict(verdict: "Verdict") -> list[str]:
-    lines = [
-        f"verdict    unsafe {verdict.unsafe:.4f}, by {printable(verdict.guard)}, taxonomy {printable(verdict.taxonomy)}"
-        + _place(verdict.view, verdict.span)
-    ]
+    by = f"by {printable(verdict.guard)}, taxonomy {printable(verdict.taxonomy)}{_place(verdict.view, verdict.span)}"
+    lines = [f"verdict    unsafe {verdict.unsafe:.4f}{_kind(verdict.kind)}, {by}"]
     lines += [
-        f"  {printable(finding.category)} {finding.probability:.4f}{_place(finding.view, finding.span)}"
+        f"  {printable(finding.category)} {finding.probability:.4f}{_kind(finding.kind)}"
+        f"{_place(finding.view, finding.span)}"
         for finding in sorted(verdict.findings, key=lambda finding: -finding.probability)
     ]
+    if verdict.rationale:
+        lines.append(f"  reason: {printable(verdict.rationale)}")
     if verdict.leftover or verdict.outside:  # of generative guards only
         lines.append(
             f"  probabilities may be off by {verdict.leftover:.4f}; "
@@ -142,3 +148,17 @@ def _label(label: "Label") -> str:
     category = f" for {printable(label.category)}" if label.category else ""
     note = f": {printable(label.note)}" if label.note else ""
     return f"  {local(label.time)} {kind}{category}, by {printable(label.by)}{note}"
+
+
+def opinion_line(opinion: "Opinion") -> str:
+    """A second opinion: what it says, who says it by which policy, and why. Of labels, only those that say yes."""
+    if opinion.kind == "label":
+        named = ", ".join(printable(category) for category, value in opinion.findings if value)
+        said = f"label {'unsafe' if opinion.unsafe else 'safe'}{f': {named}' if named else ''}"
+    else:
+        named = ", ".join(f"{printable(category)} {value:.4f}" for category, value in opinion.findings)
+        said = f"unsafe {opinion.unsafe:.4f}{f': {named}' if named else ''}"
+    who = f"by {printable(opinion.guard)}, taxonomy {printable(opinion.taxonomy)}"
+    masked = "" if opinion.exact else ", of the masked text"
+    line = f"  {local(opinion.time)} {said}; {who}{masked}, asked by {printable(opinion.by)}"
+    return f"{line}\n    reason: {printable(opinion.rationale)}" if opinion.rationale else line

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from guardproxy.replay import StoredTurn
     from guardproxy.settings import Settings
     from guardproxy.sinks.database import ReviewStore
+    from guardproxy.types import Verdict
 
 # The name of the stored scores in the results.
 AUDIT = "audit"
@@ -101,29 +102,42 @@ async def stored_turns(
         yield stored_turn(number, data, floor), data
 
 
-def audited_scores(args: argparse.Namespace, settings: "Settings | None") -> "tuple[ScoredRows, set[str]]":
+def audited_scores(
+    args: argparse.Namespace, settings: "Settings | None", *, labels: bool
+) -> "tuple[ScoredRows, set[str]]":
     """The labelled records with their stored scores, and the ids of those whose text is stored as it was judged.
 
     Scores are those of one guard: that of the `settings`, without these that of the newest record. The other records
-    are counted on standard error. Raises ConfigError if no record has a label.
+    are counted on standard error. Raises ConfigError if no record has a label, and without `labels` if a guard answered
+    with labels instead of probabilities.
     """
     from guardproxy.evaluation.audited import audited_rows
 
-    turns, labels = _exported(args) if args.data else asyncio.run(_from_store(args))
+    turns, given = _exported(args) if args.data else asyncio.run(_from_store(args))
     if not args.guard:
         turns = _of_one_guard(turns, settings)
+    said = [turn.number for turn in turns if turn.verdict is not None and _has_label(turn.verdict)]
+    if said and not labels:
+        raise ConfigError(
+            f"{len(said):,} records, such as {said[0]}, hold labels of a guard that gives no probability: there is "
+            "nothing to calibrate"
+        )
     if args.config is None and not args.guard and any(turn.calibrated for turn in turns):
         raise ConfigError(
             "the guard of these records is calibrated; name its configuration with --config, so that probabilities and "
             "thresholds are those that it compares"
         )
-    audited = audited_rows(turns, labels, AUDIT, args.sample_rate)
+    audited = audited_rows(turns, given, AUDIT, args.sample_rate)
     for name, number in audited.others.items():
         if number:
             print(f"{number:,} records {_OTHERS[name]} are no rows", file=sys.stderr)
     if not audited.scored.rows:
         raise ConfigError(f"no label of {len(turns):,} records can be used; label some with `guardproxy audit label`")
     return audited.scored, {turn.id for turn in turns if turn.whole}
+
+
+def _has_label(verdict: "Verdict") -> bool:
+    return "label" in (verdict.kind, *(finding.kind for finding in verdict.findings))
 
 
 def _of_one_guard(turns: "Sequence[StoredTurn]", settings: "Settings | None") -> "Sequence[StoredTurn]":

@@ -111,14 +111,19 @@ def _add_instead(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the YAML; return 1 if a row got no verdict. Raises ConfigError, also if every category is refused."""
+    from guardproxy import app
+
     _check(args)
     command = f"# {shlex.join(_command(args))}"
     if args.write is not None and args.config is None:
         args.config = str(args.write)
     guards = guard_settings(args)
+    for name, settings in guards.items():
+        if note := app.label_note(settings):
+            raise ConfigError(f"{name}: there is nothing to calibrate: {note}")
     if args.write is not None:
         check_calibration(args.write, *guards.values())
-    scored = score_all(args, guards)
+    scored = score_all(args, guards, labels=False)
     if args.cascade or args.mean:
         if args.plot is not None:
             draw(scored, args.plot)

@@ -120,15 +120,18 @@ def guard_settings(args: argparse.Namespace) -> "dict[str, Settings]":
     return out
 
 
-def score_all(args: argparse.Namespace, guards: "Mapping[str, Settings]") -> "dict[str, ScoredRows]":
+def score_all(
+    args: argparse.Namespace, guards: "Mapping[str, Settings]", *, labels: bool = True
+) -> "dict[str, ScoredRows]":
     """Score every row with every guard, without calibration.
 
     Rows from the audit have the scores of their records, unless a guard is named. Raises ConfigError for unreadable
-    data or a guard that cannot be loaded.
+    data or a guard that cannot be loaded, and without `labels` for records whose guard answered with a label.
     """
     check_audit(args)
     if args.from_audit:
-        audited, whole = audited_scores(args, None if args.config is None else next(iter(guards.values())))
+        settings = None if args.config is None else next(iter(guards.values()))
+        audited, whole = audited_scores(args, settings, labels=labels or bool(args.guard))
         if not args.guard:
             return {AUDIT: audited}
         rows = [row for row in audited.rows if row.id in whole]

@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
             f"  server.host {settings.server.host}: no clients are listed, so whoever reaches the address may use it; "
             "see docs/clients-and-limits.md"
         )
+    if note := app.label_note(settings):
+        print(f"  {note}")
     for note in client_notes(settings.clients or (), time.time()):
         print(f"  {note}")
     return 0

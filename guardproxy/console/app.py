@@ -52,6 +52,7 @@ PLACES: Final = (
     Place("/records/{name}/label", labelling.label, "label", "POST"),
     Place("/records/{name}/exclude", excluding.exclude, "label", "POST"),
     Place("/records/{name}/erase", labelling.erase, "admin", "POST"),
+    Place("/records/{name}/second-opinion", labelling.second_opinion, "label", "POST"),
     Place("/exclusions", excluding.exclusions, "read", keys=("ended", "start"), forms=_EVERY),
     Place("/exclusions/{name}/end", excluding.end, "label", "POST"),
     Place("/queue", review.queue, "label", keys=("before", "after", *review.DONE), forms=_EVERY),

@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from guardproxy.console.record import one_record
 from guardproxy.console.rendering import HEADERS
 from guardproxy.console.visits import Visit, address
+from guardproxy.errors import GuardproxyError
 from guardproxy.observe.masking import mask_credentials
 from guardproxy.reviews import Label, LabelKind
 from guardproxy.sinks.database import Filter, StoredRecord
@@ -50,6 +51,19 @@ async def label(visit: Visit) -> Response:
     stored = await one_record(visit)
     await give(visit, stored, visit.sent.get("kind", ""))
     return RedirectResponse(address(f"/records/{stored.record.id}") + "#labels", 303, HEADERS)
+
+
+async def second_opinion(visit: Visit) -> Response:
+    """Ask another guard about a record, in the visitor's name."""
+    stored, ask = await one_record(visit), visit.parts.opinion
+    if ask is None:
+        raise HTTPException(404, "No guard gives second opinions. An operator can name one in audit.second_opinion.")
+    try:
+        await ask(visit.parts.store, stored, visit.person.name)
+    except (GuardproxyError, ValueError) as error:
+        log.warning("console_no_opinion", record=stored.seq, error=str(error))
+        raise HTTPException(502, f"There is no second opinion: {error}.") from None
+    return RedirectResponse(address(f"/records/{stored.record.id}") + "#opinions", 303, HEADERS)
 
 
 async def erase(visit: Visit) -> Response:

@@ -7,8 +7,8 @@ from typing import Protocol
 from guardproxy.console.people import People
 from guardproxy.policy import Policy, PolicySet
 from guardproxy.replay import StoredTurn
-from guardproxy.reviews import LabelKind
-from guardproxy.sinks.database import ReviewStore
+from guardproxy.reviews import LabelKind, Opinion
+from guardproxy.sinks.database import ReviewStore, StoredRecord
 from guardproxy.types import Decision, Side, Verdict
 
 
@@ -105,6 +105,14 @@ class PolicyEditor(Protocol):
         ...
 
 
+class AskOpinion(Protocol):
+    """Asks another guard about a record, and stores what it says beside the labels."""
+
+    async def __call__(self, store: ReviewStore, stored: StoredRecord, by: str, /) -> Opinion:
+        """The opinion. Raises GuardproxyError if there is none, ValueError if the record is gone."""
+        ...
+
+
 Interval = Callable[[int, int], tuple[float, float]]
 """The 95 % interval of a share, from its hits and the number of cases; (0, 1) without cases."""
 
@@ -124,7 +132,7 @@ class ConsoleParts:
 
     `rewrites` are the names that a rewrite may have.
     `stopping` tells whether the server is about to stop, which ends live pages. `kept` are the records that the
-    workbench holds in memory for a while, by their filter.
+    workbench holds in memory for a while, by their filter. `opinion` is None if no guard gives second opinions.
     """
 
     store: ReviewStore
@@ -137,3 +145,4 @@ class ConsoleParts:
     categories: Mapping[str, str] = field(default_factory=dict)
     stopping: Callable[[], bool] = lambda: False
     kept: dict[str, LoadedTurns] = field(default_factory=dict)
+    opinion: AskOpinion | None = None

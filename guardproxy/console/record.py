@@ -15,6 +15,7 @@ from guardproxy.console.visits import Page, Visit, address
 from guardproxy.policy import UNSAFE, Policy, Rule, SideRules
 from guardproxy.reviews import EXCLUDED_FOR, Exclusion
 from guardproxy.sinks.database import SHEET_HEAD, Filter, ReviewStore, StoredRecord, judged_hash, sheet_row
+from guardproxy.sinks.shared import opinion_dict
 from guardproxy.toolviews import is_of_tool
 from guardproxy.types import SEVERITY, Coverage, Decision, Record, Span, Verdict
 
@@ -60,7 +61,11 @@ async def record(visit: Visit) -> Page | Response:
         "json": address(f"/records/{stored.record.id}.json"),
         "csv": address(f"/records/{stored.record.id}.csv"),
     }
-    return Page("record.html", values, lambda: stored_dict(stored), lambda: [SHEET_HEAD, sheet_row(stored)])
+
+    def data() -> dict[str, Any]:
+        return {**stored_dict(stored), "opinions": [opinion_dict(one) for one in values["opinions"]]}
+
+    return Page("record.html", values, data, lambda: [SHEET_HEAD, sheet_row(stored)])
 
 
 async def one_record(visit: Visit) -> StoredRecord:
@@ -88,6 +93,8 @@ async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
         "coverage": coverage_words(shown.coverage),
         "whole": is_whole(shown),
         "history": history.get(shown.id, ()),
+        "opinions": (await store.opinions([shown.id])).get(shown.id, ()),
+        "asks_opinion": visit.parts.opinion is not None,
         "exclusions": await standing(store, shown),
         "not_excludable": not_excludable(shown),
         "exclusion_periods": PERIODS,

@@ -10,16 +10,20 @@ PII = "pii"
 FINDERS = frozenset({PATTERNS, PII})
 # Families of moderation services, which are called over HTTP and have no local model.
 SERVICES = frozenset({"azure_content_safety", "openai_moderation", "perspective"})
+# Families of models that are given a policy text and answer with a label, on a server: they give no probability.
+LABELS = frozenset({"gpt_oss_safeguard", "policy_text"})
 
 REGISTRY: dict[str, str] = {
     "azure_content_safety": "guardproxy.families.azure_content_safety:open_family",
     "classifier": "guardproxy.families.classifier:open_family",
+    "gpt_oss_safeguard": "guardproxy.families.gpt_oss_safeguard:open_family",
     "granite_guardian": "guardproxy.families.granite_guardian:open_family",
     "llama_guard": "guardproxy.families.llama_guard:open_family",
     "openai_moderation": "guardproxy.families.openai_moderation:open_family",
     "patterns": "guardproxy.families.patterns:open_family",
     "pii": "guardproxy.families.pii:open_family",
     "perspective": "guardproxy.families.perspective:open_family",
+    "policy_text": "guardproxy.families.policy_text:open_family",
     "qwen3guard": "guardproxy.families.qwen3guard:open_family",
     "shieldgemma": "guardproxy.families.shieldgemma:open_family",
     "wildguard": "guardproxy.families.wildguard:open_family",

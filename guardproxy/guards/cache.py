@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from guardproxy.checkapi import verdict_fields, verdict_of
 from guardproxy.errors import ConfigError, GuardUnavailable
+from guardproxy.offload import computed
 from guardproxy.ports import Guard, SharedState
 from guardproxy.types import Check, Message, Part, Usage, Verdict
 
@@ -24,7 +25,8 @@ def check_key(check: Check) -> bytes:
     """
     digest = hashlib.sha256(f"{check.side}{'...' if check.unfinished else ''}".encode())
     for message in check.conversation.messages:
-        small = len(message.parts) == 1 and _is_small(message.parts[0])
+        # A message that has arrived in alternation with others is found by all their texts: that takes longer.
+        small = len(message.parts) == 1 and _is_small(message.parts[0]) and not message.arrived
         digest.update(_cached_digest(message) if small else _digest(message))
     return digest.digest()
 
@@ -84,7 +86,8 @@ class Cached:
 
     async def judge(self, check: Check) -> Verdict:
         """The verdict, from the cache if it has one. Raises what the guard raises."""
-        key = self._key(check)
+        # OpenSSL gives Python's lock up for 2 KB and more: the event loop would wait for it beside a busy thread.
+        key = await computed(4 * check.turn.size, self._key, check)
         verdict = self._verdicts.get(key)
         if verdict is not None:
             self._verdicts.move_to_end(key)
@@ -121,7 +124,7 @@ class Cached:
         verdict = await self._guard.judge(check)
         kept = self._keep(key, verdict)
         if shared is not None and len(self._putting) < _MOST_PUTS:
-            task = asyncio.ensure_future(shared.put("verdict", key, verdict_fields(kept)))
+            task = asyncio.ensure_future(shared.put("verdict", key, verdict_fields(replace(kept, rationale=""))))
             self._putting.add(task)
             task.add_done_callback(self._putting.discard)
         return verdict

@@ -49,6 +49,7 @@ class AllOf:
         verdicts = await _judged_at_once(asked, check)
         given: dict[str, Verdict] = {guard.name: one for guard, one in zip(asked, verdicts, strict=True)}
         by_guard = [given.get(guard.name) for guard in self._guards]
+        most = max(verdicts, key=lambda verdict: verdict.unsafe)
         combined = Verdict(
             unsafe=self._combine(UNSAFE, [None if one is None else one.unsafe for one in by_guard]),
             findings=self._findings(by_guard),
@@ -56,6 +57,8 @@ class AllOf:
             taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}",
             leftover=max(verdict.leftover for verdict in verdicts),
             outside=max(verdict.outside for verdict in verdicts),
+            kind=most.kind,
+            rationale=most.rationale or next((one.rationale for one in verdicts if one.rationale), ""),
         )
         return replace(combined, usage=usage_in_parallel([verdict.usage for verdict in verdicts]))
 

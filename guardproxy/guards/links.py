@@ -46,7 +46,7 @@ class ReplicaLink(Protocol):
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
         """The verdict, and the version of the guard that gave it. Cancelling the call drops the check there.
 
-        Raises ReplicaFailed, and the GuardUnavailable, Overloaded or JudgingTooLong of the replica's guard.
+        Raises ReplicaFailed, and the GuardUnavailable of the replica's guard, or a subclass of it.
         """
 
     def facts(self) -> dict[str, str | int]:

@@ -17,7 +17,7 @@ from guardproxy.checkapi import (
     verdict_of,
     write_call,
 )
-from guardproxy.errors import ConfigError, GuardUnavailable, JudgingTooLong, Overloaded
+from guardproxy.errors import ConfigError, GuardUnavailable, JudgingTooLong, Overloaded, Unintelligible
 from guardproxy.guards.http_calls import HttpCalls
 from guardproxy.guards.links import GuardIdentity, ReplicaFailed, call_for
 from guardproxy.types import Check, Verdict
@@ -27,7 +27,7 @@ UNIX: Final = "unix:"
 """How the address of a replica on a Unix socket begins."""
 
 # What the guard itself has answered, and not the server in front of it.
-_OF_THE_GUARD: Final = frozenset({GuardUnavailable.code, Overloaded.code, JudgingTooLong.code})
+_OF_THE_GUARD: Final = frozenset({GuardUnavailable.code, Overloaded.code, JudgingTooLong.code, Unintelligible.code})
 _TOO_MANY: Final = 429
 # By its value, a server between this process and several replicas can send the checks of a stream to one of them. The
 # name is Ray Serve's (RAY_SERVE_SESSION_ID_HEADER_KEY); others are told it.

@@ -14,7 +14,7 @@ from typing import Any, Final
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from guardproxy.asking import Asker, current_asker
-from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
+from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded, Unintelligible
 from guardproxy.guards.links import GuardIdentity, ReplicaFailed, ReplicaLink
 from guardproxy.guards.replica_set import Replica, ReplicaSet
 from guardproxy.observe.replica_metrics import ReplicaReport
@@ -93,7 +93,7 @@ class ReplicaGuard:
         await self._replicas.close()
 
     async def judge(self, check: Check) -> Verdict:
-        """The verdict of one of the replicas. Raises GuardUnavailable (also on timeout), Overloaded, JudgingTooLong.
+        """The verdict of one of the replicas. Raises GuardUnavailable (also on timeout) and its subclasses.
 
         Overloaded says that the replicas which answered are busy. Cancelling the call drops the check there.
         """
@@ -198,7 +198,7 @@ class ReplicaGuard:
                 task.cancel()
 
     async def _attempt(self, call: "_AskedCheck", *, hedge: bool = False) -> Verdict:
-        """Ask one replica. Raises _Again if another one should be asked, JudgingTooLong."""
+        """Ask one replica. Raises _Again if another one should be asked, JudgingTooLong, Unintelligible."""
         stream = call.check.stream
         order = in_order(self._replicas.standings, self._replicas.clock(), self._draw, stream)
         name = next_of(order, call.asked)
@@ -226,7 +226,7 @@ class ReplicaGuard:
                 verdict, version = await one.link.judge(call.check, call.asker)
                 self._replicas.check_version(version)
             ending = "answered"
-        except JudgingTooLong:
+        except (JudgingTooLong, Unintelligible):
             ending = "answered"
             raise
         except GuardUnavailable as failure:

@@ -21,7 +21,7 @@ from guardproxy.observe.masking import (
     mask_personal_data,
     short_hash,
 )
-from guardproxy.types import Coverage, Finding, Origin, PartKind, Reason, Record, ReplyInfo, Role
+from guardproxy.types import Coverage, Finding, Origin, PartKind, Reason, Record, ReplyInfo, Role, Verdict
 
 NOT_STORED: Final = "[not stored]"
 _PATH_CHARACTERS: Final = 120  # the most characters of a part's path in a record
@@ -71,16 +71,25 @@ def masked_record(record: Record, rule: TextRule, personal: Callable[[str], str]
 
     Credentials are masked in all strings under every rule, personal data in the strings that a client can choose under
     `redacted`, `hash` and `none`. Under `hash` and `none` no text of a client or model remains beside the hash: errors
-    are left out, paths keep only the protocols' own keys, notes only fixed texts, and findings have no labels.
-    A text beside images is not `exact`: by itself it is another turn. `personal` masks further personal data in the
-    record's text, under `redacted`.
+    are left out, paths keep only the protocols' own keys, notes only fixed texts, findings have no labels, and verdicts
+    no rationale. A text beside images is not `exact`: by itself it is another turn. `personal` masks further personal
+    data in the text and the rationale, under `redacted`.
     """
     changes = _changes(record, rule)
     if personal is not None and rule == "redacted":
         changes["text"] = apply_text_rule(personal(record.text), rule)
+        verdict = record.verdict
+        if verdict is not None and verdict.rationale:
+            masked = masked_rationale(verdict.rationale, rule, personal)
+            changes["verdict"] = replace(changes.get("verdict", verdict), rationale=masked)
     text_alone = not record.late and all(part.kind != "image" for part in record.coverage)
     exact = record.text == changes.get("text", record.text) != "" and text_alone
     return replace(record, **changes, exact=exact)
+
+
+def masked_rationale(text: str, rule: TextRule, personal: Callable[[str], str] | None = None) -> str:
+    """A model's reason as it may be stored, which may quote the text: masked as texts are, and left out with them."""
+    return _label(personal(text) if personal is not None and rule == "redacted" else text, rule)
 
 
 def _masked(value: Any, rule: TextRule) -> Any:
@@ -233,7 +242,7 @@ def _image(text: str, rule: TextRule) -> str:
 
 @_cached
 def _label(text: str, rule: TextRule) -> str:
-    """A guard's own name for a finding: for some findings it quotes the text."""
+    """A guard's own name for a finding, or its rationale, which may quote the text."""
     return _client_text(text, rule) if rule in ("full", "redacted") else ""
 
 
@@ -255,6 +264,7 @@ _RULES: Final[Mapping[tuple[type, str], Callable[[str, TextRule], str]]] = {
     (Coverage, "why"): _note,
     (Coverage, "note"): _image,
     (Finding, "label"): _label,
+    (Verdict, "rationale"): _label,
     (Finding, "category"): _client_name,
     (Reason, "category"): _client_name,
 }

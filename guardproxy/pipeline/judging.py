@@ -69,13 +69,14 @@ class Judging:
         exclusions: Exclusions | None = None,
         conversations: Conversations | None = None,
         traits: GuardTraits = ORDINARY,
+        views: MessageViews | None = None,
     ) -> None:
         self.guard = guard
         self.traits = traits
         self.images = Images(traits.images)
         self._exclusions = exclusions or Exclusions()
         self._reads = reads
-        self._views = MessageViews()
+        self._views = views or MessageViews()
         self._known = KnownTurns()
         self._recorder = Recorder(observers, metrics, conversations or Conversations())
         self._metrics = metrics
@@ -149,18 +150,19 @@ class Judging:
         context = texts_only(context) if reading else context
         words = without_images(message) if reading else message
         checks: list[tuple[str, Check]] = []
-        if words.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
-            asked = Check(Conversation((*context, words)), words.side, stream, unfinished)
-            checks, complete, unread = await self._text_checks(asked, policy, by_part=by_part, growing=growing)
-        if checks or words is not message:
+        says = bool(words.text.strip())  # not `says_something`: hidden text has views, and a guard may know mere signs
+        if says or words is not message:
             try:
+                if says:
+                    asked = Check(Conversation((*context, words)), words.side, stream, unfinished)
+                    checks, complete, unread = await self._text_checks(asked, policy, by_part=by_part, growing=growing)
                 checks += image_checks(context, message, policy, reading, reads_tools=reads_tools)
                 checks += _of_thread(message, thread, policy)
                 least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
                 by_view = await self._verdicts(checks, least)
-                scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
             except GuardUnavailable as failure:
                 return self._unjudged(failure, message, policy, unread, complete=complete)
+            scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
         if scores is not None:
             verdict, decision, counted = self._decided(message, policy, scores)
             return Judgement(verdict, decision, "", not complete, unread, counted, None, scores)

@@ -157,7 +157,7 @@ class Pipeline:
                 if verdict is None:
                     return f"the guard cannot judge: {error}"
                 scores.append(verdict.unsafe)
-            if self.judging.traits.has_model and scores[0] <= scores[1]:
+            if self.judging.traits.tells_canaries and scores[0] <= scores[1]:
                 return (
                     f"the guard gives a known-bad {bad.role} turn P(unsafe) {scores[0]:.3f} and a known-good turn "
                     f"{scores[1]:.3f}; the first must be higher"
@@ -237,7 +237,7 @@ class Pipeline:
         reply = await computed(len(body), exchange.wire.parse_reply, exchange.request, body)
         if (shown := await self.judging.images.of_reply(reply.choices, exchange.policy)) is not reply.choices:
             reply = replace(reply, choices=tuple(shown))
-        self._held.check_characters(sum(choice.size for choice in reply.choices))
+        self._held.check_reply(reply.choices)
         judged = await gathered(
             [
                 self.judging.turn(exchange, reply_turn(messages, choice), context, index)

@@ -14,6 +14,7 @@ from guardproxy.settings.checks.routes import choices
 from guardproxy.settings.message_files import read_message_files
 from guardproxy.settings.packaged import defaults
 from guardproxy.settings.pattern_files import read_pattern_files
+from guardproxy.settings.policy_texts import read_policy_texts
 from guardproxy.settings.presets import apply_presets, default_policies
 from guardproxy.settings.renamed import rename_keys
 from guardproxy.settings.resolve import Settings, resolve
@@ -76,7 +77,8 @@ def load_text(
         message = "the file has no settings; write `version: 1` if the built-in settings are meant"
         problems.append(Problem(root.position, (), message))
     problems += [*rename_keys(root), *_preset_beside_policies(root, preset)]
-    problems += [*read_message_files(root, Path(name).parent), *read_pattern_files(root, Path(name).parent)]
+    for read_files in (read_message_files, read_pattern_files, read_policy_texts):
+        problems += read_files(root, Path(name).parent)
     apply_presets(root)
     secrets = read_secrets(root, env)
     problems += [*secrets.mistakes, *(() if without_secrets else secrets.unset)]

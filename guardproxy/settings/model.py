@@ -132,7 +132,7 @@ class GuardSettings:
     """How the service is called, for the families that are moderation services."""
     runner: Literal["local", "http", "openai"] = "local"
     """Where the model runs: `local`, on this machine, or on the servers that `replicas` names: `http` for `guardproxy
-    guard`, `openai` for servers such as vLLM, which know `model` by this name."""
+    guard`, `openai` for servers such as vLLM, which know `model` by this name. Families of labels need `openai`."""
     replicas: ReplicaSettings | None = None
     """The servers that judge, for the runners `http` and `openai`."""
     completions: CompletionsSettings | None = None
@@ -254,6 +254,8 @@ class AuditSettings:
     """A key, or a list of keys, as ${env:NAME}: texts are encrypted with the first one, and each may decrypt."""
     chain_key: Text | None = field(default=None, repr=False)
     """A key, as ${env:NAME}, without which nobody can compute the hash chain again after a change."""
+    second_opinion: Text | None = None
+    """A guard from `guards` that reviewers may ask about a record; it reads the stored text, and decides nothing."""
     exclusions: tuple[ExclusionSettings, ...] = ()
     """Texts that are known to be harmless, beside those in the store (`guardproxy audit exclude`)."""
 
@@ -337,6 +339,10 @@ class Document:
             names = tuple(dict.fromkeys((*by_role.of("user"), *by_role.of("assistant"), *by_role.of("tool"))))
         defined = {EMBEDDED: GuardSettings(), **self.guards}
         return {name: defined[name] for name in names if name in defined}
+
+    def opinion(self) -> GuardSettings | None:
+        """The guard that gives second opinions, None if none is named or defined."""
+        return {EMBEDDED: GuardSettings(), **self.guards}.get(self.audit.second_opinion or "")
 
     def taxonomy_of(self, guard: GuardSettings) -> Taxonomy | None:
         """The taxonomy that a guard names, or None for the family's own (or an undefined name)."""

@@ -65,7 +65,8 @@ class Settings:
 
     `name` is the file's, or `built-in defaults`. `upstream` counts only without `upstreams`. `taxonomy` is None for the
     family's own, `wires` None for every built-in one, `apis` None for the usual ones. `members` are the guards that
-    `guard.all`, `guard.cascade`, `guard.by_language` or `guard.by_role` combines, in that order. `version` is a hash of
+    `guard.all`, `guard.cascade`, `guard.by_language` or `guard.by_role` combines, in that order, `opinion` the one that
+    `audit.second_opinion` names. `version` is a hash of
     the content without secrets. `sections` are the keys at the top of the file. `unset` are the secrets whose
     environment variable is not set, with a message that has the place in the file: they are None here, and whoever
     needs one asks with `require`.
@@ -81,6 +82,7 @@ class Settings:
     guard: GuardSettings
     taxonomy: Taxonomy | None
     members: Mapping[str, MemberSettings]
+    opinion: MemberSettings | None
     wires: tuple[str, ...] | None
     apis: tuple[str, ...] | None
     limits: Limits
@@ -114,11 +116,13 @@ class Settings:
             raise ConfigError(missing)
 
     def alone(self, member: str) -> "Settings":
-        """The settings with one of the guards that `guard` combines as their only guard.
+        """The settings with one of the guards that `guard` combines, or that of opinions, as their only guard.
 
         The calibration is that of the combination, so it goes.
         """
-        chosen, place = self.members[member], ("guards", member)
+        chosen, place = self.members.get(member, self.opinion), ("guards", member)
+        if chosen is None or (member not in self.members and member != self.audit.second_opinion):
+            raise KeyError(member)
         own = {("guard", *path[2:]): message for path, message in self.unset.items() if path[:2] == place}
         others = {path: message for path, message in self.unset.items() if path[0] != "guard"}
         return replace(
@@ -142,8 +146,7 @@ def resolve(
 
     `sections` are the keys of the file itself, without those that defaults have added to `content`.
     """
-    version = _fingerprint(content)
-    calibration = document.guard.calibration
+    version, calibration, opinion = _fingerprint(content), document.guard.calibration, document.opinion()
     # With another calibration, the same thresholds decide otherwise.
     beside = [content["guard"]["calibration"]] if calibration else []
     policies = {
@@ -165,7 +168,8 @@ def resolve(
         upstream_groups=document.upstream_groups,
         guard=document.guard,
         taxonomy=document.taxonomy_of(document.guard),
-        members={name: MemberSettings(one, document.taxonomy_of(one)) for name, one in document.members().items()},
+        members={name: _member(document, one) for name, one in document.members().items()},
+        opinion=_member(document, opinion) if opinion else None,
         wires=document.wires,
         apis=document.apis,
         limits=document.limits,
@@ -181,6 +185,10 @@ def resolve(
         sections=frozenset(sections),
         unset=unset,
     )
+
+
+def _member(document: Document, guard: GuardSettings) -> MemberSettings:
+    return MemberSettings(guard, document.taxonomy_of(guard))
 
 
 def _fingerprint(content: Any) -> str:

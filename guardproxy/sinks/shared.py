@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 from pydantic_core import PydanticSerializationError, SchemaSerializer
 
-from guardproxy.reviews import ChangedRule, Exclusion, Label, PolicyChange
+from guardproxy.reviews import ChangedRule, Exclusion, Label, Opinion, PolicyChange
 from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, ReplyInfo, Span, Usage, Verdict
 
 # Records are frozen, so values need no copies: dataclasses.asdict copies every leaf and takes five times as long.
@@ -18,7 +18,7 @@ _NAMES = {
     kind: tuple(field.name for field in fields(kind))
     for kind in (
         *(Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage, ReplyInfo),
-        *(Label, Exclusion, PolicyChange, ChangedRule),
+        *(Label, Exclusion, Opinion, PolicyChange, ChangedRule),
     )
 }
 _VALUES = {kind: attrgetter(*names) for kind, names in _NAMES.items()}
@@ -47,6 +47,12 @@ def exclusion_dict(exclusion: Exclusion) -> dict[str, Any]:
     """Return the exclusion as a dict of scalars, with the field names of `types`."""
     fields_of_exclusion: dict[str, Any] = _json_value(exclusion)
     return fields_of_exclusion
+
+
+def opinion_dict(opinion: Opinion) -> dict[str, Any]:
+    """Return the opinion as lists and scalars, with the field names of `reviews`."""
+    fields_of_opinion: dict[str, Any] = _json_value(opinion)
+    return fields_of_opinion
 
 
 def policy_change_dict(change: PolicyChange) -> dict[str, Any]:

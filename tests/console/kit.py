@@ -29,6 +29,7 @@ from guardproxy.console import (
     TriedPolicy,
     create_console,
 )
+from guardproxy.console.parts import AskOpinion
 from guardproxy.errors import ConfigError
 from guardproxy.evaluation.metrics import Rate
 from guardproxy.policy import PolicySet, decide
@@ -220,6 +221,7 @@ def console(
     keys: Mapping[str, tuple[str, str]] | None = None,
     editor: PolicyEditor = NO_FILE,
     in_force: Callable[[], PolicySet] = policies,
+    opinion: AskOpinion | None = None,
 ) -> Iterator[Console]:
     """Serve the page; `keys` gives each name a role and a key, without it nobody signs in."""
     people = [
@@ -236,6 +238,7 @@ def console(
         editor,
         rewrites=REWRITES,
         categories={"violence_hate": "Violence and hate", "guns": "Guns"},
+        opinion=opinion,
     )
     with serve(Starlette(routes=[Mount("/guardproxy", create_console(parts))])) as url:
         yield Console(url, address)

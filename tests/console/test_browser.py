@@ -26,8 +26,10 @@ from tests.console.kit import (
     name_of,
     sqlite,
 )
+from tests.console.test_opinions import reviewed
 from tests.console.test_saving import FILE, Running, content
 from tests.console.test_saving import page as file_page
+from tests.guards.chat_kit import ChatServer
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="left out: the browser tests of the reviewer's page; they need playwright"
@@ -405,6 +407,19 @@ def test_a_text_is_tried_by_keyboard(browser: "sync_api.Browser", local: Console
         expect(page.get_by_role("row", name=re.compile("^strict block"))).to_be_visible()
         expect(page.locator(".read").first).to_contain_text("in 1 window", use_inner_text=True)
         expect(page.locator(".views")).to_contain_text("Not read under strict", use_inner_text=True)
+
+
+def test_a_second_opinion_by_keyboard(browser: "sync_api.Browser", tmp_path: Path) -> None:
+    """The button leads to the record, with what the other guard says and why."""
+    with reviewed(tmp_path, ChatServer()) as running, tab(browser) as page:
+        page.goto(running.at(f"/records/{name_of(1)}"))
+        sign_in(page, KEYS["anna"][1])
+        enter(page.get_by_role("button", name="Ask for a second opinion"))
+        listed = page.locator("#opinions .opinions li")
+        expect(listed).to_contain_text("unsafe: guns_illegal_weapons", use_inner_text=True)
+        expect(listed.locator("q")).to_have_text("It asks for a bomb.")
+        page.get_by_role("button", name="Ask for a second opinion").click()
+        expect(listed).to_have_count(2)
 
 
 def test_a_hostile_record_does_nothing(browser: "sync_api.Browser", local: Console) -> None:

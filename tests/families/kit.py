@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from guardproxy.families import REGISTRY
+from guardproxy.families import LABELS, REGISTRY
 from guardproxy.ports import ClassLogits, Family, LabelList, Prompt, Reading
 from guardproxy.registry import load
 from guardproxy.types import Check, Conversation, Message, Part, Role, Side
@@ -26,6 +26,9 @@ MODELS = {
 GENERATIVE = [name for name in MODELS if name != "classifier"]
 ROLES: tuple[Role, ...] = ("system", "developer", "user", "assistant", "tool")
 SIDES: tuple[Side, ...] = ("user", "assistant")
+
+NEEDED = {name: {"policy": "No bombs."} for name in LABELS}
+"""The options that a family needs."""
 
 
 def open_model(name: str) -> Family:

@@ -20,6 +20,7 @@ CONFIG = ROOT / "config"
 FILES = sorted(path for path in CONFIG.glob("*.yaml") if path.name != "ray_serve.yaml")  # that one is Ray Serve's own
 ENV = {
     "VLLM_KEY": "vllm-key",
+    "GUARD_KEY": "guard-key",
     "OPENAI_API_KEY": "k",
     "AZURE_API_KEY": "k",
     "ANTHROPIC_API_KEY": "k",

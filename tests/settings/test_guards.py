@@ -88,7 +88,7 @@ def test_one_guard_has_no_members() -> None:
             LARGE,
             (
                 "2:3: guards.large: is not used; name it in guard.all, guard.cascade, guard.by_language, "
-                "guard.by_role, or remove it"
+                "guard.by_role, audit.second_opinion, or remove it"
             ),
         ),
         (

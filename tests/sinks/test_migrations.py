@@ -223,6 +223,7 @@ BACK_TO_3 = (
     "DROP INDEX guardproxy_exclusions_record",
     "ALTER TABLE guardproxy_exclusions DROP COLUMN text",
     "ALTER TABLE guardproxy_exclusions DROP COLUMN record",
+    "DROP TABLE guardproxy_opinions",
     "UPDATE guardproxy_audit SET version = 3",
 )
 
@@ -258,11 +259,11 @@ def test_reading_an_old_store_says_what_to_run(address: str) -> None:
     async def run() -> None:
         await _run_in(address, fill)
         async with opened(address, create=False) as store:
-            with pytest.raises(ConfigError, match=r"has version 1, .* reads version 4: .*`guardproxy audit migrate`"):
+            with pytest.raises(ConfigError, match=r"has version 1, .* reads version 5: .*`guardproxy audit migrate`"):
                 await store.query()
             assert await store.version() == 1
-            assert await store.migrate() == 4
-            assert await store.migrate() == 4
+            assert await store.migrate() == 5
+            assert await store.migrate() == 5
             assert len(await store.query()) == 5
 
     asyncio.run(run())
@@ -298,7 +299,7 @@ def test_processes_that_start_together_migrate_once(address: str) -> None:
         ("ALTER TABLE guardproxy_records RENAME COLUMN salt TO pepper", "no column salt"),
         ("UPDATE guardproxy_audit SET version = 0", r"has the versions \[0\]"),
         ("INSERT INTO guardproxy_audit VALUES (1, 0, '')", r"has the versions \[1, 1\]"),
-        ("UPDATE guardproxy_audit SET version = 5", "has version 5, this guardproxy reads version 4"),
+        ("UPDATE guardproxy_audit SET version = 6", "has version 6, this guardproxy reads version 5"),
     ],
 )
 def test_tables_that_are_not_ours_are_left_alone(address: str, change: str, problem: str) -> None:

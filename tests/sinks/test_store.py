@@ -428,10 +428,10 @@ def test_a_newer_version_is_refused(address: str) -> None:
 
     async def run(store: AuditStore) -> None:
         await store.write([record(1)])
-        await _sql(address, "UPDATE guardproxy_audit SET version = 5")
+        await _sql(address, "UPDATE guardproxy_audit SET version = 6")
         for create in (True, False):
             async with opened(address, create=create) as later:
-                with pytest.raises(ConfigError, match=r"has version 5, this guardproxy reads version 4"):
+                with pytest.raises(ConfigError, match=r"has version 6, this guardproxy reads version 5"):
                     await later.write([record(2)])
 
     using(address, run)

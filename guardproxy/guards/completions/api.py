@@ -82,17 +82,7 @@ class CompletionsApi:
 
     async def described(self) -> Mapping[str, Any]:
         """What the server says of the model. Raises ReplicaFailed, also if it has no model of that name."""
-        answer = await self._calls.call("GET", self._models)
-        if answer.status != httpx.codes.OK:
-            failure = _failed(answer)
-            raise ReplicaFailed("failed", str(failure)) if isinstance(failure, CallRefused) else failure
-        data = _json(answer.body).get("data")
-        models = [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
-        for one in models:
-            if one.get("id") == self._model:
-                return one
-        names = ", ".join(repr(one.get("id")) for one in models) or "none"
-        raise ReplicaFailed("failed", f"it has no model {self._model!r}, but {names}; write its name in guard.model")
+        return await described(self._calls, self._models, self._model)
 
     async def next_token(self, prompt: Sequence[int] | str, forced: Sequence[int] = ()) -> NextToken:
         """The tokens that may follow `prompt`. The server is made to choose one of the `forced` tokens, if it can be.
@@ -112,12 +102,27 @@ class CompletionsApi:
             body["logit_bias"] = {str(token): BIAS for token in forced}
         answer = await self._calls.call("POST", self._completions, json.dumps(body).encode())
         if answer.status != httpx.codes.OK:
-            raise _failed(answer)
-        return read_next(_json(answer.body))
+            raise failure_of_call(answer)
+        return read_next(json_object(answer.body))
 
     async def close(self) -> None:
         """Close the connections."""
         await self._calls.close()
+
+
+async def described(calls: HttpCalls, models: httpx.URL, model: str) -> Mapping[str, Any]:
+    """What a server lists of a model at the address `models`. Raises ReplicaFailed, also if it has no such model."""
+    answer = await calls.call("GET", models)
+    if answer.status != httpx.codes.OK:
+        failure = failure_of_call(answer)
+        raise ReplicaFailed("failed", str(failure)) if isinstance(failure, CallRefused) else failure
+    data = json_object(answer.body).get("data")
+    listed = [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
+    for one in listed:
+        if one.get("id") == model:
+            return one
+    names = ", ".join(repr(one.get("id")) for one in listed) or "none"
+    raise ReplicaFailed("failed", f"it has no model {model!r}, but {names}; write its name in guard.model")
 
 
 def read_next(answer: Mapping[str, Any]) -> NextToken:
@@ -180,7 +185,8 @@ def _probability(logprob: Any) -> float:
     return min(1.0, math.exp(float(logprob)))
 
 
-def _json(body: bytes) -> Mapping[str, Any]:
+def json_object(body: bytes) -> Mapping[str, Any]:
+    """The object in the body of an answer. Raises ReplicaFailed."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -190,7 +196,7 @@ def _json(body: bytes) -> Mapping[str, Any]:
     return content
 
 
-def _failed(answer: Answered) -> Exception:
+def failure_of_call(answer: Answered) -> Exception:
     """The error for an answer with a status other than 200."""
     status = answer.status
     if status == _TOO_MANY:

@@ -32,6 +32,9 @@ def categories(
         problems += mistakes
         complete = complete and guard_ids is not None
         ids += guard_ids or ()
+    opinion, name = document.opinion(), document.audit.second_opinion or ""
+    if opinion and name not in document.members():  # its categories are for people, and not for policies
+        problems += _categories_of(root, ("guards", name), opinion, document.taxonomy_of(opinion), catalogue)[1]
     return (ids if complete else None), problems
 
 

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator
 from guardproxy.languages import CODES
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.checks import replicas
+from guardproxy.settings.checks import labels, replicas
 from guardproxy.settings.checks.patterns import FAMILY, PII, finders
 from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.model import EMBEDDED, EMBEDDED_PARTS, MULTILINGUAL, Document
+from guardproxy.settings.policy_texts import gives_labels
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
 
@@ -35,21 +36,27 @@ def guards(
     """
     guard, section = root.get("guard"), root.get("guards")
     defined = section.entries() if section else []
-    members: list[str] = []
+    opinion = root.get("audit", "second_opinion")
+    members = [opinion.text() or ""] if opinion else []
+    if opinion:
+        yield from _names([(("audit", "second_opinion"), opinion)], [EMBEDDED, *(name for name, _ in defined)])
     if guard is not None and any(_option(guard, key) for key in _KINDS):
         named = [*_members(guard), *(pair for _, pairs in _of_roles(guard) for pair in pairs)]
-        members = [text for _, node in named if (text := node.text())]
+        members += [text for _, node in named if (text := node.text())]
         yield from _combination(guard, [EMBEDDED, *(name for name, _ in defined)])
         yield from _unknown_languages(guard, document, catalogue)
+        yield from labels.combined(guard, named, section)
     elif guard is not None:
         yield from _single_guard(("guard",), guard, catalogue)
+        yield from labels.alone(guard)
     yield from _mean(guard, categories) if guard else ()
     yield from _calibration(guard, categories) if guard else ()
     yield from _languages(("guard", "languages"), guard) if guard else ()
     for name, node in defined:
         path: SettingPath = ("guards", name)
         if name not in members:
-            message = f"is not used; name it in {', '.join(f'guard.{kind}' for kind in _KINDS)}, or remove it"
+            users = ", ".join([*(f"guard.{kind}" for kind in _KINDS), "audit.second_opinion"])
+            message = f"is not used; name it in {users}, or remove it"
             yield Problem(node.key_position, path, message)
         yield from _single_guard(path, node, catalogue)
         yield from _languages((*path, "languages"), node) if not _option(node, FAMILY) else ()
@@ -199,12 +206,12 @@ def _single_guard(path: SettingPath, guard: Node, catalogue: Catalogue) -> Itera
         yield from replicas.remote(path, guard)
     elif name in catalogue.services:
         yield from _service(path, guard, name, has_public_address=catalogue.services[name])
-    elif name in catalogue.families:
+    elif name in catalogue.families and not gives_labels(guard):
         yield from _local_model(path, guard, name)
     yield from replicas.replicas(path, guard)
     service = f"the family {name} is a service" if name in catalogue.services else ""
     classifier = f"the family {name} reads classifiers" if name == _EMBEDDED_FAMILY else ""
-    yield from replicas.completions(path, guard, no_model=service or classifier)
+    yield from replicas.completions(path, guard, no_model=service or classifier, labels=gives_labels(guard))
     device = guard.get("device")
     if device and device.text() and not _DEVICE.fullmatch(device.text() or ""):
         yield Problem(device.position, (*path, "device"), "must be auto, cpu, cuda or cuda:N")

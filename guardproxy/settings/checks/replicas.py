@@ -62,12 +62,21 @@ def replicas(path: SettingPath, guard: Node) -> Iterator[Problem]:
         yield Problem(longest.position, (*path, "replicas", "eject", "longest_s"), message)
 
 
-def completions(path: SettingPath, guard: Node, *, no_model: str) -> Iterator[Problem]:
+def completions(path: SettingPath, guard: Node, *, no_model: str, labels: bool) -> Iterator[Problem]:
     """The mistakes of the guard at `path` in what the runner `openai` needs.
 
-    `no_model` says why the family has no model that such a server could run; it is empty if it has one.
+    `no_model` says why the family has no model that such a server could run; it is empty if it has one. With `labels`
+    the model answers in words.
     """
     section, model = guard.get("completions"), guard.get("model")
+    if labels and not is_remote(guard):
+        node = guard.get("runner") or guard.get("family") or guard
+        message = "must be openai, with replicas: the model answers in words, which a server with a chat API generates"
+        yield Problem(node.position, (*path, "runner"), message)
+    if labels and section and section.value is not None:
+        message = "has no effect, because no token's probability is read; remove it"
+        yield Problem(section.key_position, (*path, "completions"), message)
+        return
     if not is_openai(guard):
         if section and section.value is not None:
             message = "has no effect without runner: openai; set that or remove this"

@@ -14,6 +14,7 @@ from guardproxy.sinks.database.chain import KEY, ChainProblem, ChainVerifier, He
 from guardproxy.sinks.database.exclusions import EXCLUSION, exclusion_values, read_exclusion
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, is_encrypted, opened_parts
 from guardproxy.sinks.database.labels import LABEL, label_values, read_label
+from guardproxy.sinks.database.opinions import OPINION, opinion_values, read_opinion
 from guardproxy.sinks.database.policy_changes import POLICY_CHANGE, policy_change_values, read_policy_change
 from guardproxy.sinks.database.schema import (
     SEARCH_COLUMNS,
@@ -21,6 +22,7 @@ from guardproxy.sinks.database.schema import (
     blocks,
     exclusions,
     labels,
+    opinions,
     policy_changes,
     records,
     scores,
@@ -55,6 +57,7 @@ class RowCopies:
     exclusion: dict[str, Any] | None
     words: list[list[str]]
     policy_change: dict[str, Any] | None = None
+    opinion: dict[str, Any] | None = None
 
 
 async def verify_rows(
@@ -108,6 +111,8 @@ async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], Ro
         }
         of_changes = select(policy_changes).where(policy_changes.c.seq.between(first, after))
         changed = {found.seq: {"time": found.time} for found in await connection.execute(of_changes)}
+        of_opinions = select(opinions).where(opinions.c.seq.between(first, after))
+        opined = {found.seq: {"record": found.record} for found in await connection.execute(of_opinions)}
         texts = await indexed(connection, first, after)
         for row in part:
             columns = {name: getattr(row, name) for name in SEARCH_COLUMNS}
@@ -122,6 +127,7 @@ async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], Ro
                     excluded.get(row.seq),
                     words,
                     changed.get(row.seq),
+                    opined.get(row.seq),
                 ),
             )
 
@@ -131,12 +137,14 @@ def _expected(row: Row[Any], parts: Parts, dialect: str) -> RowCopies:
     content, kind = row.content, row.kind
     empty = dict.fromkeys(SEARCH_COLUMNS)
     if content is None:
-        return RowCopies(kind if kind in ("record", LABEL) else "record", empty, {}, None, None, [])
+        return RowCopies(kind if kind in ("record", LABEL, OPINION) else "record", empty, {}, None, None, [])
     if erased_rows(content) is not None:
         return RowCopies("erasure", empty, {}, None, None, [])
-    label = read_label(content)
-    if label:
-        return RowCopies(LABEL, empty, {}, label_values(label), None, [])
+    label, opinion = read_label(content), read_opinion(content, parts)
+    if label or opinion:
+        own = label_values(label) if label else None
+        other = opinion_values(opinion) if opinion else None
+        return RowCopies(LABEL if label else OPINION, empty, {}, own, None, [], opinion=other)
     exclusion = read_exclusion(content)
     if exclusion:
         return RowCopies(EXCLUSION, empty, {}, None, exclusion_values(exclusion), [])
@@ -163,6 +171,7 @@ def _copy_problems(row: Row[Any], parts: Parts, copies: RowCopies, dialect: str)
         ("scores", "its scores do"),
         ("label", "its row in the table of labels does"),
         ("exclusion", "its row in the table of exclusions does"),
+        ("opinion", "its row in the table of opinions does"),
         ("policy_change", "its row in the table of changes of policies does"),
         ("words", "its words in the index of texts do"),
     ):
@@ -188,7 +197,7 @@ async def _stray_problems(connection: AsyncConnection) -> list[ChainProblem]:
     words = numbers_indexed(connection.dialect.name)
     problems = []
     copies = {"scores": scores.c.seq, "label": labels.c.seq, "exclusion": exclusions.c.seq, "words": words}
-    copies["change of a policy"] = policy_changes.c.seq
+    copies |= {"change of a policy": policy_changes.c.seq, "opinion": opinions.c.seq}
     for name, column in copies.items():
         stray = await connection.scalars(select(column).where(column.not_in(rows)).distinct())
         message = f"is missing, but its {name} {'are' if name in ('scores', 'words') else 'is'} still stored"

@@ -12,7 +12,8 @@ from guardproxy.sinks.database import chain
 from guardproxy.sinks.database.append import NOTHING, Appending
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, opened_parts
 from guardproxy.sinks.database.listed import listed
-from guardproxy.sinks.database.schema import labels, records, scores, store
+from guardproxy.sinks.database.opinions import OPINION, rows_about
+from guardproxy.sinks.database.schema import labels, opinions, records, scores, store
 from guardproxy.sinks.database.sealed import ERASED
 from guardproxy.sinks.database.texts import erase_texts
 from guardproxy.sinks.database.times import forget_times
@@ -21,7 +22,8 @@ HELD = (records.c.kind == "record") & records.c.content.is_not(None)
 # A row of version 0.1.0, whose text is in its content; quotation marks in texts are escaped, so this finds the field.
 _OLD_TEXT = records.c.sealed_text.is_(None) & ~records.c.content.contains('"text":"",')
 HAS_TEXT = HELD & (records.c.sealed_text != ERASED)
-HAS_PARTS = HAS_TEXT | records.c.sealed_quotes.is_not(None)
+_HAS_RATIONALE = (records.c.kind == OPINION) & (records.c.sealed_text != ERASED)
+HAS_PARTS = HAS_TEXT | _HAS_RATIONALE | records.c.sealed_quotes.is_not(None)
 _ENCRYPT = 200  # rows that one transaction encrypts: proxies wait for it with their records
 
 
@@ -78,7 +80,7 @@ def _any(conditions: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
 
 
 async def erase_records(connection: AsyncConnection, numbers: Sequence[int], why: str, key: ChainKey | None) -> int:
-    """Erase these rows, if they hold records, with their labels. Return how many records there were."""
+    """Erase these rows, if they hold records, with their labels and opinions. Return how many there were."""
     found = select(records.c.seq).where(records.c.seq.in_(listed(connection.dialect.name, numbers)), HELD)
     held = sorted(await connection.scalars(found))
     if not held:
@@ -86,10 +88,12 @@ async def erase_records(connection: AsyncConnection, numbers: Sequence[int], why
     rows = listed(connection.dialect.name, held)
     of_labels = labels.c.record.in_(select(records.c.id).where(records.c.seq.in_(rows)))
     label_numbers = list(await connection.scalars(select(labels.c.seq).where(of_labels)))
+    of_opinions = await rows_about(connection, held)
     await connection.execute(delete(scores).where(scores.c.seq.in_(rows)))
     await erase_texts(connection, rows)
     await connection.execute(delete(labels).where(labels.c.seq.in_(listed(connection.dialect.name, label_numbers))))
-    every = sorted([*held, *label_numbers])
+    await connection.execute(delete(opinions).where(opinions.c.seq.in_(listed(connection.dialect.name, of_opinions))))
+    every = sorted([*held, *label_numbers, *of_opinions])
     nothing = {**NOTHING, "content": None, "salt": None, "sealed_text": None, "sealed_quotes": None}
     which = records.c.seq.in_(listed(connection.dialect.name, every))
     await connection.execute(update(records).where(which).values(nothing))
@@ -101,15 +105,16 @@ async def erase_records(connection: AsyncConnection, numbers: Sequence[int], why
 async def erase_record_texts(
     connection: AsyncConnection, numbers: Sequence[int], why: str, key: ChainKey | None
 ) -> int:
-    """Erase the texts of these rows, if they hold any, and leave the rest. Return how many texts there were."""
+    """Erase the texts of these rows and the rationales of opinions on them. Return how many texts there were."""
     found = select(records.c.seq).where(records.c.seq.in_(listed(connection.dialect.name, numbers)), HAS_TEXT)
     held = sorted(await connection.scalars(found))
     if not held:
         return 0
-    rows = listed(connection.dialect.name, held)
+    every = sorted([*held, *await rows_about(connection, held)])
+    rows = listed(connection.dialect.name, every)
     await erase_texts(connection, rows)
     await connection.execute(update(records).where(records.c.seq.in_(rows)).values(sealed_text=ERASED, same_key=None))
-    await _note(connection, chain.erasure_entry(time.time(), why, held, only="text"), key)
+    await _note(connection, chain.erasure_entry(time.time(), why, every, only="text"), key)
     return len(held)
 
 

@@ -243,4 +243,19 @@ def _same_key(row: Any) -> str | None:
         return None
 
 
-_STEPS: Mapping[int, Callable[[Operations], None]] = {1: _search_and_labels, 2: _blocks, 3: _same_texts}
+def _opinions(operations: Operations) -> None:
+    """From 4 to 5: second opinions."""
+    operations.create_table(
+        "guardproxy_opinions",
+        Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+        Column("record", String, nullable=False),
+        Index("guardproxy_opinions_record", "record", "seq"),
+    )
+
+
+_STEPS: Mapping[int, Callable[[Operations], None]] = {
+    1: _search_and_labels,
+    2: _blocks,
+    3: _same_texts,
+    4: _opinions,
+}

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Column, Float, MetaData, String, Table, delete, insert, literal, or_, select
 
-from guardproxy.reviews import Exclusion, Label, PolicyChange
+from guardproxy.reviews import Exclusion, Label, Opinion, PolicyChange
 from guardproxy.sinks.database.counting import (
     Facets,
     Period,
@@ -24,6 +24,7 @@ from guardproxy.sinks.database.finding import first_records
 from guardproxy.sinks.database.keys import opened_parts
 from guardproxy.sinks.database.labels import add_labels
 from guardproxy.sinks.database.narrowing import narrowest
+from guardproxy.sinks.database.opinions import add_opinion, read_opinions
 from guardproxy.sinks.database.policy_changes import add_policy_change, read_policy_changes
 from guardproxy.sinks.database.queries import StoredRecord, check_names, unmatched
 from guardproxy.sinks.database.same_texts import (
@@ -66,6 +67,16 @@ class ReviewStore(AuditStore):
         capped = facets.counted == newest
         looked_at = None if capped else looked_at
         return replace(facets, capped=capped, looked_at=looked_at, with_text=chosen.text is not None)
+
+    async def opine(self, opinion: Opinion) -> None:
+        """Store a second opinion durably, as a row of its own. Raises ValueError as `opinions.add_opinion`."""
+        async with self._database.writing() as connection:
+            await add_opinion(connection, opinion, self._key, self._cipher)
+
+    async def opinions(self, ids: Sequence[str]) -> dict[str, tuple[Opinion, ...]]:
+        """Return the second opinions on the records with these ids, oldest first."""
+        async with self._database.reading() as connection:
+            return await read_opinions(connection, ids, self._cipher)
 
     async def unmatched(self, chosen: Filter) -> list[str]:
         """Say of every name in the filter that no record has, in a sentence: why the filter finds nothing."""

@@ -33,7 +33,7 @@ from guardproxy.errors import ConfigError
 from guardproxy.sinks.database.text_keys import same_key
 from guardproxy.types import Record
 
-VERSION = 4
+VERSION = 5
 WRITE = "guardproxy_write"  # the execution option of a transaction that writes
 SCORE_FLOOR = 0.05  # lower probabilities have no row in the table of scores, or each record would have one per category
 WAIT_S = "guardproxy_wait_s"  # the execution option: how long it waits for another writer of a SQLite file
@@ -202,6 +202,16 @@ exclusions = Table(
     Index("guardproxy_exclusions_id", "id", "seq"),
     Index("guardproxy_exclusions_text", "text"),
     Index("guardproxy_exclusions_record", "record"),
+)
+
+
+# The second opinions, by the number of their own row in the chain, and the id of the record that they are about.
+opinions = Table(
+    "guardproxy_opinions",
+    metadata,
+    Column("seq", _Number, primary_key=True, autoincrement=False),
+    Column("record", String, nullable=False),
+    Index("guardproxy_opinions_record", "record", "seq"),
 )
 
 

@@ -4,14 +4,15 @@ A sealed part is 32 random hex digits, the salt, and a JSON value in ASCII. The 
 part: its SHA-256. So the chain covers the part, and an erasure of it leaves the content as it is. Without the salt,
 nobody can test a guess of an erased or encrypted part against its seal.
 
-Each record has its text as a sealed part. In an encrypted store the other fields that may quote a client are one as
+Each record has its text as a sealed part, in a list with the rationale of its verdict if there is one. In an
+encrypted store the other fields that may quote a client are one as
 well: the error, the coverage, and the labels of the findings.
 """
 
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic_core import from_json
@@ -47,6 +48,11 @@ def seal_of(part: str) -> str:
     return hashlib.sha256(part.encode()).hexdigest()
 
 
+def record_seal(text_seal: str) -> dict[str, Any]:
+    """Return the field of a row's content that holds the seal of its text."""
+    return {"text": {_SEAL: text_seal}}
+
+
 def value_of(part: str) -> Any:
     """Return the value in a part. Raises ValueError."""
     return json.loads(part[_SALT:])
@@ -57,7 +63,12 @@ def record_content(record: Record, *, quotes: bool = False) -> tuple[str, Parts]
 
     With `quotes`, all fields that may quote a client are in sealed parts.
     """
-    text_seal, text = seal(record.text)
+    verdict = record.verdict
+    if verdict is not None and verdict.rationale:
+        text_seal, text = seal([record.text, verdict.rationale])
+        record = replace(record, verdict=replace(verdict, rationale=""))
+    else:
+        text_seal, text = seal(record.text)
     if not quotes:
         fields = to_json(record, without=("text",))
         return f'{fields[:-1]},"text":{{"{_SEAL}":"{text_seal}"}}}}', Parts(text)
@@ -85,7 +96,10 @@ def record_fields(content: str, parts: Parts) -> dict[str, Any]:
     """
     data: dict[str, Any] = _parsed(content)
     if seal_in(data, "text") is not None:
-        data["text"] = value_of(parts.text) if parts.text else ""
+        value = value_of(parts.text) if parts.text else ""
+        if isinstance(value, list):
+            value, data["verdict"]["rationale"] = value
+        data["text"] = value
     if data.pop("quotes", None) and parts.quotes:
         data["error"], data["coverage"], labels = value_of(parts.quotes)
         for finding, label in zip(data["verdict"]["findings"] if data["verdict"] else [], labels, strict=True):
