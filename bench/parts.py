@@ -3,7 +3,8 @@
     python -m bench.parts docs/evaluation.md [DATA] [--rows 100] [--seed 0]
 
 The texts are prompts of ToxicChat and replies of BeaverTails in DATA, at most `--rows` of each label, put into messages
-of several parts as clients and models with tools write them. Verdicts are stored, as those of `evaluate`.
+of several parts as clients and models with tools write them. The last row has harmless calls, written for this project.
+Verdicts are stored, as those of `evaluate`.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from guardproxy.policy import Policy
 from guardproxy.types import Conversation, Message, Part, Role
 
 ROOT = Path(__file__).parents[1]
+CALLS = Path(__file__).with_name("harmless_calls.jsonl")
+QUESTION = Message("user", (Part("messages[0].content", "Please go on with the next step."),))
 DOCUMENT = "The meeting starts at nine. Please bring the figures of the last quarter and a list of open questions."
 AT_ONCE = 32
 Build = Callable[[Conversation], Conversation]
@@ -47,6 +50,14 @@ def call_behind(text: str) -> Build:
         return Conversation((*chat.messages[:-1], reply))
 
     return build
+
+
+def harmless_calls() -> list[Conversation]:
+    """Calls of tools with code, commands, queries and texts, each as a reply without a text."""
+    calls = [json.loads(line) for line in CALLS.read_text().splitlines()]
+    texts = [f"{call['name']}\n{json.dumps(call['arguments'], ensure_ascii=False)}" for call in calls]
+    place = "tool_calls[0].function.arguments"
+    return [Conversation((QUESTION, _parts("assistant", (place, text)))) for text in texts]
 
 
 def behind_document(chat: Conversation) -> Conversation:
@@ -115,6 +126,8 @@ async def measured(data: Path, most: int, seed: int) -> list[str]:
                 blocked, checks = await compared(judging, chats, policy)
                 cells += [blocked] if unsafe else [blocked, checks]
             lines.append(f"| {name} | {' | '.join(cells)} |")
+        blocked, checks = await compared(judging, harmless_calls(), policy)
+        lines.append(f"| a harmless call alone | | {blocked} | {checks} |")
         print(f"{time.process_time():.0f} s of CPU time, {guard.new} checks, {guard.known} verdicts from the store")
     return lines
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 # Characters or bytes that the event loop works on itself: a few milliseconds.
 ON_LOOP = 8 * 1024
 # Up to this size, work does not wait behind the work of larger requests.
-_MEDIUM = 128 * 1024
+MEDIUM = 128 * 1024
 
 # One thread each: more of them would only compete for Python's lock, and the loop would wait for each of them.
 _MEDIUM_POOL = ThreadPoolExecutor(1, thread_name_prefix="medium")
@@ -27,7 +27,7 @@ async def computed(size: int, function: Callable[P, T], *args: P.args, **kwargs:
     """Return what a pure function returns, whose time grows with `size`; raise what it raises."""
     if size <= ON_LOOP:
         return function(*args, **kwargs)
-    pool = _MEDIUM_POOL if size <= _MEDIUM else _LARGE_POOL
+    pool = _MEDIUM_POOL if size <= MEDIUM else _LARGE_POOL
     return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))
 
 

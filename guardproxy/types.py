@@ -10,6 +10,7 @@ Units: `_s` at the end of a name is seconds, a probability is in [0, 1], lengths
 from typing import Literal
 
 from guardproxy.frozen import frozen
+from guardproxy.images import InlineImage
 
 Side = Literal["user", "assistant"]
 """Whose rules hold: those for the request (users, tools, the system) or those for the reply."""
@@ -17,9 +18,9 @@ Side = Literal["user", "assistant"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 PartKind = Literal[
-    "text", "refusal", "reasoning", "tool_call", "tool_result", "tool_definition", "transcript", "opaque"
+    "text", "refusal", "reasoning", "tool_call", "tool_result", "tool_definition", "transcript", "image", "opaque"
 ]
-"""What a part is. `opaque` is content that no guard reads, such as an image; all other kinds are text."""
+"""What a part is. `opaque` is content that the guard does not read; all other kinds but `image` are text."""
 
 # `ActionName` is how severe a *decision* is. An action (`guardproxy.actions`) is the plug-in that carries it out:
 # `Decision.how` names that of a rewrite. An `Outcome` is what the action made of the text, which wires render.
@@ -49,13 +50,15 @@ class Part:
     """One piece of a message, readable or `opaque`.
 
     `path` is its place in the body, for example `messages[3].content[0].text`. `text` is empty for most opaque parts.
-    `note` says what an opaque part is, for example "image".
+    `note` says what an opaque part is, for example "image"; that of an image, which file it is, with its SHA-256. The
+    `image` of an opaque part is one that was not decoded, or that the guard does not read.
     """
 
     path: str
     text: str
     kind: PartKind = "text"
     note: str = ""
+    image: InlineImage | None = None
 
     @property
     def shown_as(self) -> tuple[PartKind, str]:
@@ -91,8 +94,13 @@ class Message:
         return "assistant" if self.role == "assistant" else "user"
 
     @property
+    def images(self) -> tuple[Part, ...]:
+        """The parts that are images, of which the guard is shown one in a check."""
+        return tuple([part for part in self.parts if part.kind == "image"])
+
+    @property
     def opaque(self) -> tuple[Part, ...]:
-        """The parts that no guard can read."""
+        """The parts that the guard does not read."""
         return tuple([part for part in self.parts if part.kind == "opaque"])
 
 
@@ -307,7 +315,7 @@ Outcome = ReplyOutcome | Steer
 
 @frozen
 class Coverage:
-    """Whether one part was judged, and if not, `why`. `characters` is the length of its text."""
+    """Whether one part was judged, and if not, `why`. `characters` is the length of its text; `note` is an image's."""
 
     path: str
     role: Role
@@ -315,6 +323,7 @@ class Coverage:
     characters: int
     judged: bool
     why: str = ""
+    note: str = ""
 
 
 @frozen
@@ -359,29 +368,22 @@ class ReplyInfo:
 class Record:
     """One judged turn, as the audit keeps it. The field names are the keys of stored records."""
 
-    id: str
-    """Random and unique, in hex."""
-    time: float
-    """When the record was made, in seconds since 1970."""
+    id: str  # random and unique, in hex
+    time: float  # when the record was made, in seconds since 1970
     origin: Origin
     side: Side
     turn: int
     """The index of the message in the conversation; for a reply, the number of messages that it answers."""
-    choice: int
-    """The index of the choice in a reply; 0 for a request."""
+    choice: int  # the index of the choice in a reply; 0 for a request
     policy: str
-    policy_version: str
-    """A hash of the policy's text."""
-    verdict: Verdict | None
-    """None if the turn has no readable text or the guard was unavailable."""
+    policy_version: str  # a hash of the policy's text
+    verdict: Verdict | None  # None if the turn has nothing that the guard reads, or the guard was unavailable
     decision: Decision
     outcome: OutcomeName
-    text: str
-    """The turn's text, before sinks see it masked as `audit.text` says."""
+    text: str  # the turn's text, before sinks see it masked as `audit.text` says
     coverage: tuple[Coverage, ...]
     """The turn's own parts; in the last record of a request or reply also the parts without a record."""
-    latency_s: float
-    """Seconds from the first check to the outcome."""
+    latency_s: float  # from the first check to the outcome
     error: str = ""
     """Why there is no verdict or not the final one, or why a reply could not be read; empty if nothing failed."""
     shadow: bool = False
@@ -390,11 +392,9 @@ class Record:
     """Whether the turn was judged to its end; False if the upstream cut it off, or the client left before its end."""
     late: bool = False
     """Whether this is only what came behind the end of a choice that has a record already."""
-    reply: ReplyInfo | None = None
-    """Of a reply; None for a user turn."""
+    reply: ReplyInfo | None = None  # of a reply; None for a user turn
     sampled: bool = False
     """Whether the turn is in the random sample of requests whose passed turns are kept for review."""
-    exclusion: str = ""
-    """The ids of the exclusions without which a rule would have been reached, with commas; empty if there are none."""
+    exclusion: str = ""  # the ids of the exclusions without which a rule would have been reached, with commas
     exact: bool = False
     """Whether `text`, as sinks see it, is the judged text itself: nothing of it was masked or left out."""

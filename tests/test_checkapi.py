@@ -45,7 +45,14 @@ SPAN = st.none() | st.tuples(st.integers(0, 9), st.integers(9, 99))
 SECONDS = st.floats(0, 1e6)
 COUNT = st.integers(0, 10**9)
 PARTS = st.lists(
-    st.builds(Part, st.text(min_size=1, max_size=8), TEXT, st.sampled_from(get_args(PartKind)), NAME), max_size=3
+    st.builds(
+        Part,
+        st.text(min_size=1, max_size=8),
+        TEXT,
+        st.sampled_from([kind for kind in get_args(PartKind) if kind != "image"]),
+        NAME,
+    ),
+    max_size=3,
 )
 MESSAGES = st.lists(st.builds(Message, st.sampled_from(get_args(Role)), PARTS.map(tuple)), min_size=1, max_size=3)
 CHECKS = st.builds(

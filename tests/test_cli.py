@@ -103,6 +103,22 @@ def test_validate_notes_sides_that_are_read_for_personal_data_alone(
     assert [line.partition(" ")[0] for line in found] == noted
 
 
+@pytest.mark.parametrize(
+    ("reads", "on_opaque", "noted"),
+    [("[text, image]", "flag", 1), ("[text, image]", "block", 0), ("[text]", "flag", 0)],
+)
+def test_validate_notes_that_images_pass_unread(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], reads: str, on_opaque: str, noted: int
+) -> None:
+    """With a guard that reads images, an operator may not expect that a remote one passes."""
+    guard = f'{{family: openai_moderation, reads: {reads}, service: {{key: "${{env:K}}"}}}}'
+    policy = f"{{unsafe: {{block: 0.5}}, on_opaque: {on_opaque}}}"
+    path = tmp_path / "proxy.yaml"
+    path.write_text(f"version: 1\nguard: {guard}\npolicies: {{default: {policy}}}\n")
+    assert main(["validate", "--without-secrets", str(path)]) == 0
+    assert capsys.readouterr().out.count("images that the guard does not read") == noted
+
+
 def test_validate_notes_keys_that_have_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An expired key is no mistake, but it is said."""
     path = tmp_path / "clients.yaml"

@@ -25,7 +25,7 @@ from guardproxy.app import catalogue
 from guardproxy.app.guards import members
 from guardproxy.settings import load_text
 from guardproxy.types import Check, Conversation, Message, Part, Side
-from training import answers, export, fit, lookalikes, measure, train, transform
+from training import answers, export, fit, lanes, lookalikes, measure, train, transform
 from training.labels import CATEGORIES, OUTPUTS, targets
 from training.mixture import Example, build, is_held_out, last_exchange, read_rows
 from training.recipes import RECIPES, Recipe
@@ -242,7 +242,7 @@ def test_the_seed_of_a_stage_counts_the_stages_before_it() -> None:
 @given(lengths=st.lists(st.integers(1, 256), max_size=80), bound=st.integers(1, 4000))
 def test_passes_hold_every_window_once_and_no_more_than_their_tokens(lengths: list[int], bound: int) -> None:
     """No pass is empty, they keep the order, and a pass of several windows keeps the bound, padding included."""
-    parts = list(fit.passes(range(len(lengths)), lengths, bound))
+    parts = list(lanes.passes(range(len(lengths)), lengths, bound))
     assert [i for part in parts for i in part] == list(range(len(lengths)))
     assert all(parts)
     assert all(len(part) == 1 or len(part) * max(lengths[i] for i in part) <= bound for part in parts)
@@ -297,9 +297,13 @@ def corner(tmp_path: Path) -> Path:
 
 def test_a_run_writes_a_folder_that_teaches_another_one(corner: Path) -> None:
     """One command trains a guard, calibrates and scores it, on a few rows; the guard is the teacher of a second one."""
-    command = ["--data", str(corner), "--base", str(corner / "base")]
+    command = ["--data", str(corner), "--base", str(corner / "base"), "--checkpoints", str(corner / "checkpoints")]
     train.main([*command, "--recipe", "cpu", "--out", str(corner / "out")])
     assert fit.trained_model(corner / "out").config.num_labels == len(OUTPUTS)
+    assert list((corner / "checkpoints").iterdir()) == []
+    written = (corner / "out" / "scores.json").stat().st_mtime_ns
+    train.main([*command, "--recipe", "cpu", "--out", str(corner / "out")])
+    assert (corner / "out" / "scores.json").stat().st_mtime_ns == written
     taught = [*command, "--out", str(corner / "taught"), "--teacher", str(corner / "out")]
     recipe = replace(RECIPES["cpu"], soft=0.7, sample=60)
     tokenizer = fit.load_tokenizer(WEIGHTS)

@@ -6,12 +6,11 @@ import functools
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,18 +28,19 @@ from transformers import (
 )
 
 from guardproxy.engine import quantized
+from training.checkpoints import Checkpoints, Pace
 from training.labels import OUTPUTS
+from training.lanes import bound, device, in_lanes, passes, read_all
 from training.mixture import Example
 from training.recipes import Recipe
+from training.steps import Steps
 from training.upper import UpperLayers, lower_states
 from training.windows import DISCOUNT, Windows, parts, windows
 
 Array = NDArray[np.float32]
-Result = TypeVar("Result")
 Model = torch.nn.Module  # called with ids, mask and types, it returns an object with .logits
 _POOL = 50  # batches that are sorted by length together, so that a batch has little padding
-_PASS = 4096  # most tokens in a forward pass; a larger batch accumulates the gradients of several passes
-_LOW_PASS = 1024  # the same where no gradient is needed: a CPU's caches hold it
+_SAVED = 100  # steps between two checkpoints of a stage
 # On a CPU, attention dropout costs most of a step, because torch cannot use its fused kernel with it. Without dropout,
 # plain matrix products are even faster than that kernel, whose backward pass is slow over short rows.
 _ATTENTION = "eager"
@@ -55,11 +55,6 @@ class Learnable:
     windows: Windows
     target: Array
     weight: Array
-
-
-def device() -> torch.device:
-    """CUDA if available, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_tokenizer(base: Path) -> Tokenizer:
@@ -195,30 +190,11 @@ def _batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[
     yield from batches
 
 
-def bound(chosen: Sequence[int], lengths: Sequence[int]) -> int:
-    """The most tokens in a pass of a batch: on a CPU at most one core's share, so that no core waits for another."""
-    lanes = torch.get_num_threads() if device().type == "cpu" else 1
-    longest = max(lengths[i] for i in chosen)
-    return min(_PASS, -(-len(chosen) // lanes) * longest)
-
-
-def passes(chosen: Sequence[int], lengths: Sequence[int], bound: int = _PASS) -> Iterator[Sequence[int]]:
-    """Split `chosen` into passes of at most `bound` tokens, padding included; a longer window is a pass of its own."""
-    start, longest = 0, 0
-    for end, i in enumerate(chosen):
-        longest = max(longest, lengths[i])
-        if end > start and longest * (end + 1 - start) > bound:
-            yield chosen[start:end]
-            start, longest = end, lengths[i]
-    if chosen:
-        yield chosen[start:]
-
-
 def _layer(name: str) -> int | None:
     return int(name.split(".layer.")[1].split(".", maxsplit=1)[0]) if ".layer." in name else None
 
 
-def _groups(model: Model, recipe: Recipe) -> list[dict[str, object]]:
+def _groups(model: Model, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameter groups: the learning rate falls from head to embeddings; biases and norms have no weight decay."""
     layers = 1 + max(_layer(name) or 0 for name, _ in model.named_parameters())
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
@@ -249,42 +225,37 @@ def _bfloat16_pays() -> bool:
     return seconds[torch.bfloat16] < 0.9 * seconds[torch.float32]
 
 
+def _bfloat16(where: torch.device) -> bool:
+    """Whether products are computed in bfloat16: on CUDA, and on a CPU where it is faster."""
+    return where.type == "cuda" or _bfloat16_pays()
+
+
+def numbers() -> str:
+    """Where and in which numbers the products are computed: both change the results by rounding."""
+    where = device()
+    return f"{where.type}, {'bfloat16' if _bfloat16(where) else 'float32'}"
+
+
 def _autocast(where: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 on CUDA, and on a CPU where it is faster."""
-    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=where.type == "cuda" or _bfloat16_pays())
+    """Autocast to bfloat16, where that is used."""
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=_bfloat16(where))
 
 
-def in_lanes(act: Callable[[Sequence[int]], Result], parts: Iterable[Sequence[int]]) -> list[Result]:
-    """`act` on every part, in order; on a CPU one part per core at a time.
+def fit(
+    model: Model, data: Learnable, recipe: Recipe, seed: int, log: str, *, kept: Checkpoints | None = None
+) -> Model:
+    """Train `model` and print its loss; return a model with the exponential moving average of the weights.
 
-    Two products side by side are faster than one product on two cores: the steps between products use both cores too.
+    With checkpoints, under the name `log`, training begins where an earlier process left off.
     """
-    lanes = torch.get_num_threads() if device().type == "cpu" else 1
-    if lanes == 1:
-        return [act(part) for part in parts]
-    with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(act, parts))
-
-
-def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> Model:
-    """Train `model` and print its loss; return a model with the exponential moving average of the weights."""
     torch.manual_seed(seed)
-    rng = random.Random(seed)
     where = device()
     model = model.to(where)
     groups = _groups(model, recipe)
-    trained, logits_of = _trained_part(model, data.windows, recipe)
+    trained, logits_of = _trained_part(model, data.windows, recipe, log, kept)
     trained.train()
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
-    lengths = [len(ids) for ids in data.windows.ids]
-    total = recipe.epochs * -(-len(lengths) // recipe.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / (0.06 * total), max(0.02, (total - step) / (0.94 * total)))
-    )
-    mean = torch.optim.swa_utils.AveragedModel(
-        trained,
-        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average),  # type: ignore[no-untyped-call]
-    )
+    total = recipe.epochs * -(-len(data.windows.ids) // recipe.batch)
+    state = Steps(trained, groups, recipe, total)
     target, weight = (torch.from_numpy(a).to(where) for a in (data.target, data.weight))
 
     def backward(part: Sequence[int], size: int) -> torch.Tensor:
@@ -298,26 +269,25 @@ def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> M
         (loss / size).backward()  # type: ignore[no-untyped-call]
         return loss.detach() / size
 
-    step, running = 0, torch.zeros((), device=where)
-    for _ in range(recipe.epochs):
-        for chosen in _batches(lengths, recipe.batch, rng):
-            share = partial(backward, size=len(chosen))
-            running += torch.stack(in_lanes(share, passes(chosen, lengths, bound(chosen, lengths)))).sum()
-            torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            mean.update_parameters(trained)
-            step += 1
-            if step % 50 == 0:
-                print(f"{log} step {step}/{total} loss {running.item() / 50:.4f}", flush=True)
-                running.zero_()
-    trained.load_state_dict(mean.module.state_dict())
+    if kept and (saved := kept.load(f"{log}-steps")):
+        state.restore(saved)
+    pace = Pace(f"{log} step", total, state.step)
+    lengths = [len(ids) for ids in data.windows.ids]
+    rng = random.Random(seed)
+    batches = [chosen for _ in range(recipe.epochs) for chosen in _batches(lengths, recipe.batch, rng)]
+    for chosen in batches[state.step :]:
+        share = partial(backward, size=len(chosen))
+        state.update(torch.stack(in_lanes(share, passes(chosen, lengths, bound(chosen, lengths)))).sum())
+        if state.step % 50 == 0:
+            pace.tell(state.step, f"loss {state.summed_loss() / 50:.4f} ")
+        if kept and state.step % _SAVED == 0:
+            kept.save(f"{log}-steps", state.saved())
+    trained.load_state_dict(state.mean.module.state_dict())
     return model.eval()
 
 
 def _trained_part(
-    model: Model, cut: Windows, recipe: Recipe
+    model: Model, cut: Windows, recipe: Recipe, log: str, kept: Checkpoints | None
 ) -> tuple[torch.nn.Module, Callable[[Sequence[int]], torch.Tensor]]:
     """The part of the model that is trained, and a function that gives the logits of chosen windows.
 
@@ -329,18 +299,21 @@ def _trained_part(
     if recipe.base == "minilm" or below < 1:
         return model, lambda chosen: _logits(model, cut, chosen, where)
     lengths = [len(ids) for ids in cut.ids]
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    ends = np.cumsum(lengths)
     model.eval()
 
-    def read(chosen: Sequence[int]) -> dict[int, torch.Tensor]:
+    def read(states: NDArray[Any], chosen: Sequence[int]) -> None:
         with _autocast(where):
-            return lower_states(model, below, chosen, _batch(cut, chosen, where))
+            found = lower_states(model, below, chosen, _batch(cut, chosen, where))
+        for i, state in found.items():
+            states[ends[i] - lengths[i] : ends[i]] = state.cpu().numpy()
 
-    states: dict[int, torch.Tensor] = {}
-    for part in in_lanes(read, passes(order, lengths, _LOW_PASS)):
-        states |= part
+    width = model.config.hidden_size
+    states = torch.from_numpy(
+        read_all(read, lengths, (int(ends[-1]), width), np.float16, name=f"{log}-states", kept=kept)
+    )
     upper = UpperLayers(model, below)
-    return upper, lambda chosen: upper([states[i] for i in chosen])
+    return upper, lambda chosen: upper([states[ends[i] - lengths[i] : ends[i]].to(where) for i in chosen])
 
 
 @torch.no_grad()
@@ -353,25 +326,32 @@ def mean(models: Sequence[Model]) -> Model:
     return models[0]
 
 
-def window_logits(model: Model, cut: Windows) -> Array:
-    """The logits of every window in float32, shape (windows, outputs)."""
+def window_logits(model: Model, cut: Windows, name: str = "", kept: Checkpoints | None = None) -> Array:
+    """The logits of every window in float32, shape (windows, outputs); checkpoints keep them as `name`."""
     where = next(model.parameters()).device
-    lengths = [len(ids) for ids in cut.ids]
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    out = np.zeros((len(order), len(OUTPUTS)), dtype=np.float32)
 
     @torch.inference_mode()
-    def read(chosen: Sequence[int]) -> None:
+    def read(out: Array, chosen: Sequence[int]) -> None:
         with _autocast(where):
             out[chosen] = _logits(model, cut, chosen, where).float().cpu().numpy()
 
-    in_lanes(read, passes(order, lengths, _LOW_PASS))
-    return out
+    shape = (len(cut.ids), len(OUTPUTS))
+    return read_all(read, [len(ids) for ids in cut.ids], shape, np.float32, name=name, kept=kept)
 
 
-def text_logits(model: Model, tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]]) -> Array:
+def text_logits(
+    model: Model,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str | None, str]],
+    name: str = "",
+    kept: Checkpoints | None = None,
+) -> Array:
     """Each text's highest logit over its windows and its discounted parts, shape (texts, outputs)."""
     out = np.full((len(pairs), len(OUTPUTS)), -np.inf, dtype=np.float32)
-    for cut, discount in ((windows(tokenizer, pairs), 0.0), (parts(tokenizer, pairs), DISCOUNT)):
-        np.maximum.at(out, np.asarray(cut.owner, dtype=int), window_logits(model, cut) - discount)
+    for kind, cut, discount in (
+        ("windows", windows(tokenizer, pairs), 0.0),
+        ("parts", parts(tokenizer, pairs), DISCOUNT),
+    ):
+        logits = window_logits(model, cut, f"{name}-{kind}", kept)
+        np.maximum.at(out, np.asarray(cut.owner, dtype=int), logits - discount)
     return out

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 HELD = 3000  # held-out examples that calibrate the outputs; all of them take the large model a quarter of an hour
 sys.path.insert(0, str(ROOT))  # so that the file also runs as a script
 
-from training import bases, e5, fit, measure, mixture  # noqa: E402
+from training import bases, e5, fit, lanes, measure, mixture  # noqa: E402
+from training.checkpoints import Checkpoints, digest  # noqa: E402
 from training.export import write_weights  # noqa: E402
 from training.labels import OUTPUTS  # noqa: E402
 from training.recipes import RECIPES, Recipe  # noqa: E402
@@ -39,6 +41,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the folder for the weights")
     parser.add_argument("--share", type=float, default=1.0, help="the share of the training rows, for learning curves")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the first stage")
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        default=bases.cache() / "checkpoints",
+        help="the folder of what a run that is ended early continues from; the run deletes its own files at its end",
+    )
     return parser.parse_args(argv)
 
 
@@ -82,6 +90,34 @@ def tokenizer_folder(args: argparse.Namespace, recipe: Recipe) -> Path:
     return Path(args.start or args.tokenizer or (base_folder(args, recipe) if recipe.base == "e5" else bases.minilm()))
 
 
+def checkpoints(args: argparse.Namespace) -> Checkpoints:
+    """The checkpoints of the run: of what decides its result, up to the rounding of sums in another number of threads.
+
+    Raises BlockingIOError if another process runs the same.
+    """
+    recipe = RECIPES[args.recipe]
+    inputs = {
+        "recipe": args.recipe,
+        "seed": str(args.seed),
+        "share": str(args.share),
+        "data": digest([args.data / "train", *sorted((args.data / "dev").glob("*.gz"))]),
+        "dev": " ".join(args.dev),
+        "base": digest([base_folder(args, recipe), tokenizer_folder(args, recipe)]),
+        "teacher": digest([args.teacher] if args.teacher else []),
+        "start": digest([args.start] if args.start else []),
+        "code": digest([*(ROOT / "training").glob("*.py"), *(ROOT / "training").glob("*.json*")]),
+        "torch": torch.__version__,
+        "numbers": fit.numbers(),
+    }
+    return Checkpoints(args.checkpoints, args.recipe, inputs)
+
+
+def is_done(out: Path, key: str) -> bool:
+    """Whether a run with these inputs has ended and written its weights to `out`: scores.json is its last file."""
+    scores = out / "scores.json"
+    return scores.is_file() and json.loads(scores.read_text()).get("run", {}).get("inputs") == key
+
+
 def depth(name: str) -> int:
     """The number of stages before the last one of a recipe: of the longest line, for a mean."""
     recipe = RECIPES[name]
@@ -91,7 +127,7 @@ def depth(name: str) -> int:
 
 
 def train(
-    args: argparse.Namespace, name: str, rows: list[dict[str, Any]], tokenizer: Tokenizer
+    args: argparse.Namespace, name: str, rows: list[dict[str, Any]], tokenizer: Tokenizer, kept: Checkpoints
 ) -> tuple[fit.Model, int]:
     """Train a recipe after the recipes that it continues from; return the guard and the number of its own examples.
 
@@ -100,15 +136,24 @@ def train(
     """
     recipe = RECIPES[name]
     if recipe.mean:
-        models, counts = zip(*(train(args, part, rows, tokenizer) for part in recipe.mean), strict=True)
+        models, counts = zip(*(train(args, part, rows, tokenizer, kept) for part in recipe.mean), strict=True)
         return fit.mean(models), sum(counts)
+    done = kept.load(name)
     if args.start:
         model = fit.trained_model(args.start)
-    elif recipe.after:
-        model, _ = train(args, recipe.after, rows, tokenizer)
+    elif recipe.after and not done:
+        model, _ = train(args, recipe.after, rows, tokenizer, kept)
     else:
         model = fit.new_model(base_folder(args, recipe), tokenizer, args.seed)
-    return stage(args, recipe, args.seed + depth(name), name=name, rows=rows, tokenizer=tokenizer, model=model)
+    if done:
+        count = int(done.pop("examples"))
+        model.load_state_dict(done)
+        return model.to(lanes.device()).eval(), count
+    seed = args.seed + depth(name)
+    model, count = stage(args, recipe, seed, name=name, rows=rows, tokenizer=tokenizer, model=model, kept=kept)
+    kept.save(name, {"examples": torch.tensor(count), **model.state_dict()})
+    kept.discard(f"{name}-states", f"{name}-teacher", f"{name}-steps")
+    return model, count
 
 
 def stage(
@@ -120,18 +165,19 @@ def stage(
     rows: list[dict[str, Any]],
     tokenizer: Tokenizer,
     model: fit.Model,
+    kept: Checkpoints | None = None,
 ) -> tuple[fit.Model, int]:
     """Train `model` by the recipe called `name`; return it with the number of examples."""
     examples = mixture.build(rows, recipe, seed)
     data = fit.learnable(tokenizer, examples, recipe, seed)
-    print(f"{name}: {len(examples)} examples, {len(data.windows.ids)} windows, {fit.device()}", flush=True)
+    print(f"{name}: {len(examples)} examples, {len(data.windows.ids)} windows, {lanes.device()}", flush=True)
     if recipe.soft:
         more = fit.learnable(tokenizer, mixture.unlabelled(rows, recipe, seed), recipe, seed)
         everything = fit.join(data, more)
         teacher = fit.trained_model(args.teacher)
-        logits = fit.window_logits(teacher.to(fit.device()), everything.windows)
+        logits = fit.window_logits(teacher.to(lanes.device()), everything.windows, f"{name}-teacher", kept)
         data = fit.blend(everything, np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32), recipe.soft)
-    return fit.fit(model, data, recipe, seed, name), len(examples)
+    return fit.fit(model, data, recipe, seed, name, kept=kept), len(examples)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -139,6 +185,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
     if args.start and RECIPES[args.recipe].mean:
         sys.exit(f"--start: {args.recipe} is the mean of several trainings from the base encoder; leave --start out")
+    kept = checkpoints(args)
+    if is_done(args.out, kept.key):
+        kept.remove()
+        print(f"{args.out}: has the weights of these inputs already; delete scores.json there to train them again")
+        return
     began = time.monotonic()
     rows = mixture.read_rows(args.data / "train")
     learn = [r for r in rows if not mixture.is_held_out(r)][:: max(1, round(1 / args.share))]
@@ -146,12 +197,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     held = mixture.held_out(held_out, RECIPES[args.recipe])
     held = random.Random(args.seed).sample(held, min(len(held), HELD))
     tokenizer = fit.load_tokenizer(tokenizer_folder(args, RECIPES[args.recipe]))
-    model, count = train(args, args.recipe, learn, tokenizer)
+    model, count = train(args, args.recipe, learn, tokenizer, kept)
     training_s = time.monotonic() - began
 
-    calibration, errors = calibrate(fit.text_logits(model, tokenizer, [(e.question, e.text) for e in held]), held)
+    pairs = [(e.question, e.text) for e in held]
+    calibration, errors = calibrate(fit.text_logits(model, tokenizer, pairs, "held-out", kept), held)
     dev = measure.dev_rows(args.data, args.dev)
-    logits = fit.text_logits(model, tokenizer, measure.dev_pairs(dev))
+    logits = fit.text_logits(model, tokenizer, measure.dev_pairs(dev), "dev", kept)
     scores = measure.measure_dev(dev, measure.probabilities(logits, calibration))
     scores["held_out"] = {"calibration_error": errors}
     scores["run"] = {
@@ -159,11 +211,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "seed": args.seed,
         "share": args.share,
         "examples": count,
-        "device": str(fit.device()),
+        "device": str(lanes.device()),
         "seconds": round(training_s),
+        "inputs": kept.key,
     }
+    (args.out / "scores.json").unlink(missing_ok=True)  # until the end it would be that of other weights
     write_weights(args.out, model, tokenizer, calibration)
     (args.out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    kept.remove()
     print(measure.as_table({k: v for k, v in scores.items() if k not in ("held_out", "run")}))
     print("calibration error on held-out rows:", errors)
     print(f"trained in {training_s:.0f} s, {time.monotonic() - began:.0f} s in total")

@@ -11,6 +11,7 @@ credentials and personal data in the text that the audit stores (`observe/maskin
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from guardproxy.policy import Policy
@@ -63,7 +64,7 @@ class RedactAction:
         if any(turn.parts[index].kind not in _EDITABLE for index in changed):
             return refusal
         edits = {turn.parts[index].path: "".join(new[index]) for index in sorted(changed)}
-        rest = Message(turn.role, tuple(Part(p.path, edits.get(p.path, p.text), p.kind, p.note) for p in turn.parts))
+        rest = Message(turn.role, tuple(replace(p, text=edits.get(p.path, p.text)) for p in turn.parts))
         if _is_unsafe(await judge(rest)):
             return refusal
         return Replace(tuple(Edit(path, text) for path, text in edits.items()))

@@ -1,9 +1,10 @@
 """Build the guard that a configuration describes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from guardproxy.app.engine_link import EngineConnection
 from guardproxy.app.finders import open_finder, reaches, single_guards
+from guardproxy.app.images import image_reading, seeing
 from guardproxy.app.kinds import gives_labels, has_model, is_finder, is_remote, runs_model
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
@@ -51,19 +52,19 @@ def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
     cascade, by_language = settings.guard.cascade, settings.guard.by_language
     if cascade is not None:
         first, second = members
-        return Cascade(first, second, cascade.low, cascade.high)
+        return Cascade(first, second, cascade.low, cascade.high, see=seeing(settings))
     if by_language is not None:
         first, others = members
         reads = languages_of_guard(settings.members[by_language.first].guard)
-        return ByLanguage(first, others, reads or frozenset())
+        return ByLanguage(first, others, reads or frozenset(), see=seeing(settings))
     if settings.guard.by_role is not None:
-        return _by_role(settings.guard.by_role, dict(zip(settings.members, members, strict=True)))
-    return AllOf(members, settings.guard.mean) if settings.guard.all is not None else members[0]
+        return _by_role(settings.guard.by_role, dict(zip(settings.members, members, strict=True)), seeing(settings))
+    return AllOf(members, settings.guard.mean, see=seeing(settings)) if settings.guard.all is not None else members[0]
 
 
-def _by_role(roles: ByRoleSettings, named: Mapping[str, Guard]) -> Guard:
+def _by_role(roles: ByRoleSettings, named: Mapping[str, Guard], see: Collection[str]) -> Guard:
     def of(names: Sequence[str]) -> Guard:
-        return AllOf([named[name] for name in names]) if len(names) > 1 else named[names[0]]
+        return AllOf([named[name] for name in names], see=see) if len(names) > 1 else named[names[0]]
 
     return ByRole(
         [*named.values()],
@@ -176,6 +177,7 @@ def traits(settings: Settings) -> GuardTraits:
     return GuardTraits(
         reaches=reaches(settings),
         reads_tools=by_role is not None and by_role.tool is not None,
+        images=image_reading(settings),
         has_model=any(not is_finder(guard) for guard in single_guards(settings)),
         tells_canaries=_tells_canaries(settings),
     )

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from guardproxy import actions, families, sinks, wires
+from guardproxy.app.images import image_error
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.errors import ConfigError
 from guardproxy.ports import Wire
@@ -32,6 +33,7 @@ def catalogue(*, builtin_only: bool = False) -> Catalogue:
         builtin_only=builtin_only,
         store_error=_store_error,
         import_error=_import_error,
+        image_error=image_error,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final, get_args
 from guardproxy.checkapi.fields import dumps, object_at, one_of, text_at, typed
 from guardproxy.errors import Unreadable
 from guardproxy.frozen import frozen
+from guardproxy.images import InlineImage
 from guardproxy.types import Check, Conversation, Message, Part, PartKind, Role, Side
 
 _ROLES: Final = get_args(Role)
@@ -16,6 +17,8 @@ _PATH = 4096  # characters of the path of a part
 _KEYS: Final = ("messages", "side", "stream", "unfinished", "policy", "asker")
 _MESSAGE_KEYS: Final = ("role", "parts")
 _PART_KEYS: Final = ("text", "path", "kind", "note")
+_IMAGE_PART_KEYS: Final = ("kind", "image", "path")
+_IMAGE_KEYS: Final = ("type", "data")
 _ASKER_KEYS: Final = ("client", "request", "answered")
 
 
@@ -47,7 +50,7 @@ def write_call(call: CheckCall) -> bytes:
 
 
 def call_fields(call: CheckCall) -> dict[str, Any]:
-    """A call as JSON values. Fields that have their default are left out."""
+    """A call as JSON values. Fields that have their default are left out, and images that no guard is shown."""
     check, caller = call.check, call.caller
     body: dict[str, Any] = {
         "messages": [
@@ -67,7 +70,9 @@ def call_fields(call: CheckCall) -> dict[str, Any]:
     return body
 
 
-def _part_fields(part: Part) -> dict[str, str]:
+def _part_fields(part: Part) -> dict[str, Any]:
+    if part.kind == "image" and part.image is not None:
+        return {"kind": "image", "image": {"type": part.image.media_type, "data": part.image.data}, "path": part.path}
     fields = {"path": part.path, "text": part.text} if part.path else {"text": part.text}
     if part.kind != "text":
         fields["kind"] = part.kind
@@ -79,7 +84,8 @@ def _part_fields(part: Part) -> dict[str, str]:
 def call_of(body: object) -> CheckCall:
     """The call in a parsed body. Raises Unreadable with the JSON path of the mistake.
 
-    A part without a path gets its place in the body; without a `side`, the role of the last message says it.
+    A part without a path gets its place in the body; without a `side`, the role of the last message says it. An image
+    is an opaque part with its data, until it is decoded.
     """
     fields = object_at(body, "", _KEYS)
     listed = typed(fields.get("messages"), list, "messages")
@@ -103,11 +109,21 @@ def _message(value: object, path: str) -> Message:
 
 
 def _part(value: object, path: str) -> Part:
+    if typed(value, dict, path).get("kind") == "image":
+        return _image(object_at(value, path, _IMAGE_PART_KEYS), path)
     fields = object_at(value, path, _PART_KEYS)
     text = typed(fields.get("text"), str, f"{path}.text")
     place = text_at(fields, "path", path, most=_PATH) or f"{path}.text"
     kind: PartKind = one_of(fields["kind"], _KINDS, f"{path}.kind") if "kind" in fields else "text"
     return Part(place, text, kind, text_at(fields, "note", path, most=_PATH))
+
+
+def _image(fields: Mapping[str, Any], path: str) -> Part:
+    image = object_at(fields.get("image"), f"{path}.image", _IMAGE_KEYS)
+    data = typed(image.get("data"), str, f"{path}.image.data")
+    place = text_at(fields, "path", path, most=_PATH) or f"{path}.image"
+    media_type = text_at(image, "type", f"{path}.image", most=LONGEST_NAME).lower()
+    return Part(place, "", "opaque", "image", InlineImage(media_type, data))
 
 
 def _caller(value: object) -> Caller:

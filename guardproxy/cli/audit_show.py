@@ -139,7 +139,8 @@ def _usage(usage: "Usage") -> list[str]:
 def _coverage(part: "Coverage") -> str:
     why = f": {printable(part.why)}" if part.why else ""
     state = "judged" if part.judged else "NOT judged"
-    return f"  {state}: {printable(part.path)} ({part.role}, {part.kind}, {part.characters} characters){why}"
+    what = part.note if part.kind == "image" else f"{part.characters} characters"
+    return f"  {state}: {printable(part.path)} ({part.role}, {part.kind}, {printable(what)}){why}"
 
 
 def _label(label: "Label") -> str:

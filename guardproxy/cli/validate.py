@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the mistakes; without any, print the versions that records and metrics will show."""
     from guardproxy import app
     from guardproxy.settings import load
-    from guardproxy.settings.notes import client_notes, guard_notes, notes
+    from guardproxy.settings.notes import client_notes, guard_notes, image_notes, notes
 
     try:
         names = app.catalogue(builtin_only=args.builtin_only)
@@ -43,11 +43,11 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.file}: ok, version {settings.version}")
     for message in settings.unset.values():
         print(f"  not set: {message}")
+    members = {name: member.guard for name, member in settings.members.items()}
     for name, policy in settings.policies.policies.items():
         print(f"  policy {name}, version {policy.version}")
-        for note in notes(policy):
+        for note in (*notes(policy), *image_notes(policy, [settings.guard, *members.values()])):
             print(f"    {note}")
-    members = {name: member.guard for name, member in settings.members.items()}
     for note in guard_notes(settings.guard, members):
         print(f"  {note}")
     if app.serves_anybody(settings):

@@ -1,7 +1,8 @@
 """Azure AI Content Safety, `POST /contentsafety/text:analyze` (learn.microsoft.com, REST reference 2024-09-01).
 
 The service returns a severity from 0 to 7 for each of four categories. The severity divided by 7 is the category's
-probability; the greatest is P(unsafe).
+probability; the greatest is P(unsafe). Images go to `image:analyze`, without the text beside them. It returns 0, 2, 4
+or 6, which stand for two severities each, so there the divisor is 6.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from guardproxy.errors import GuardUnavailable
 from guardproxy.families.scores import CategoryMap, LabelMap, field_of, label_map_for
+from guardproxy.images import ImageBounds, InlineImage
 from guardproxy.ports import ServiceCall
 from guardproxy.types import Taxonomy, Verdict
 
@@ -22,6 +24,9 @@ CATEGORIES: CategoryMap = {
 }
 # The highest severity with outputType EightSeverityLevels.
 _MAX_SEVERITY = 7
+_MAX_OF_IMAGES = 6  # with FourSeverityLevels, which is all that images have
+# The input requirements of the service's overview: up to 4 MB, 50 x 50 to 7200 x 7200 pixels.
+_BOUNDS = ImageBounds(4 * 2**20, least=50, most=7200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class AzureContentSafety:
     limit: int = 10_000
     in_bytes: bool = False
     batch: int = 1
+    image_bounds: ImageBounds | None = _BOUNDS
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -49,16 +55,29 @@ class AzureContentSafety:
         body = {"text": text, "categories": list(self.label_map.labels), "outputType": "EightSeverityLevels"}
         return ServiceCall("/contentsafety/text:analyze", body, {"api-version": self.api_version})
 
+    def image_calls(self, texts: Sequence[str], image: InlineImage) -> tuple[ServiceCall, ...]:
+        """Return the call for an image; the service reads it without a text."""
+        labels = list(self.label_map.labels)
+        body = {"image": {"content": image.data}, "categories": labels, "outputType": "FourSeverityLevels"}
+        return (ServiceCall("/contentsafety/image:analyze", body, {"api-version": self.api_version}),)
+
+    def image_verdict(self, answer: Any, guard: str) -> Verdict:
+        """Return the verdict on an image. Raises GuardUnavailable if the answer is incomplete."""
+        return self._verdict(answer, guard, _MAX_OF_IMAGES)
+
     def parse(self, answer: Any, texts: Sequence[str], guard: str) -> tuple[Verdict, ...]:
         """Return the verdict, from `categoriesAnalysis`. Raises GuardUnavailable if the answer is incomplete."""
+        return (self._verdict(answer, guard, _MAX_SEVERITY),)
+
+    def _verdict(self, answer: Any, guard: str, highest: int) -> Verdict:
         analyses = field_of(answer, "categoriesAnalysis", list)
         severities: dict[str, object] = {}
         for analysis in analyses if isinstance(analyses, list) else ():
             label, severity = field_of(analysis, "category", str), field_of(analysis, "severity", int)
-            if not isinstance(severity, int) or isinstance(severity, bool) or not 0 <= severity <= _MAX_SEVERITY:
-                raise GuardUnavailable(f"the severity of {label} is {severity!r}, outside 0 to {_MAX_SEVERITY}")
-            severities[str(label)] = severity / _MAX_SEVERITY
-        return (self.label_map.verdict(severities, guard),)
+            if not isinstance(severity, int) or isinstance(severity, bool) or not 0 <= severity <= highest:
+                raise GuardUnavailable(f"the severity of {label} is {severity!r}, outside 0 to {highest}")
+            severities[str(label)] = severity / highest
+        return self.label_map.verdict(severities, guard)
 
 
 def open_family(
@@ -67,7 +86,7 @@ def open_family(
     categories: CategoryMap | None = None,
     api_version: str = "2024-09-01",
 ) -> AzureContentSafety:
-    """Open Azure AI Content Safety for texts.
+    """Open Azure AI Content Safety for texts and images.
 
     `categories` maps each of its four labels to one or several category ids (default: CATEGORIES); `unsafe` means
     P(unsafe). `taxonomy` names and describes these categories. Raises ConfigError for invalid options.

@@ -1,7 +1,7 @@
 """Shared by the families of moderation services: scores by label, and the categories that labels are mapped to."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from guardproxy.errors import GuardUnavailable
@@ -33,6 +33,11 @@ class LabelMap:
     def labels(self) -> tuple[str, ...]:
         """The labels that any category uses, without duplicates."""
         return tuple(dict.fromkeys(label for labels in self.sources.values() for label in labels))
+
+    def only(self, labels: Collection[str]) -> "LabelMap":
+        """The map of what these labels say: a category has those of its labels, or is left out."""
+        kept = {category: tuple(one for one in own if one in labels) for category, own in self.sources.items()}
+        return LabelMap(self.taxonomy, {category: own for category, own in kept.items() if own})
 
     def verdict(self, answer: Mapping[str, object], guard: str) -> Verdict:
         """Return the verdict from scores in [0, 1] by label. A category has the greatest score of its labels.

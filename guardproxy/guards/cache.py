@@ -8,8 +8,9 @@ from functools import lru_cache
 
 from guardproxy.checkapi import verdict_fields, verdict_of
 from guardproxy.errors import ConfigError, GuardUnavailable
+from guardproxy.offload import computed
 from guardproxy.ports import Guard, SharedState
-from guardproxy.types import Check, Message, Usage, Verdict
+from guardproxy.types import Check, Message, Part, Usage, Verdict
 
 # The digests of messages with one part of up to this many characters are cached.
 _SMALL = 4096
@@ -24,9 +25,15 @@ def check_key(check: Check) -> bytes:
     """
     digest = hashlib.sha256(f"{check.side}{'...' if check.unfinished else ''}".encode())
     for message in check.conversation.messages:
-        small = len(message.parts) == 1 and len(message.parts[0].text) <= _SMALL
+        # A message that has arrived in alternation with others is found by all their texts: that takes longer.
+        small = len(message.parts) == 1 and _is_small(message.parts[0]) and not message.arrived
         digest.update(_cached_digest(message) if small else _digest(message))
     return digest.digest()
+
+
+def _is_small(part: Part) -> bool:
+    """Whether a message of this part may be kept: a picture takes megabytes, and its note has its hash."""
+    return part.image is None and len(part.text) <= _SMALL
 
 
 def _digest(message: Message) -> bytes:
@@ -79,7 +86,8 @@ class Cached:
 
     async def judge(self, check: Check) -> Verdict:
         """The verdict, from the cache if it has one. Raises what the guard raises."""
-        key = self._key(check)
+        # OpenSSL gives Python's lock up for 2 KB and more: the event loop would wait for it beside a busy thread.
+        key = await computed(4 * check.turn.size, self._key, check)
         verdict = self._verdicts.get(key)
         if verdict is not None:
             self._verdicts.move_to_end(key)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Final
 
-from guardproxy.errors import ConfigError
+from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.languages.detect import languages_in
 from guardproxy.languages.scripts import has_other_letters
 from guardproxy.policy import ANY, UNSAFE
@@ -27,27 +27,32 @@ class AllOf:
     a mean of calibrated probabilities is a probability again (linear opinion pool, Stone 1961). A guard that judges a
     category but reports no finding of it counts with its P(unsafe), an upper bound for the category.
 
-    If any guard fails, the combination fails: a category that only this guard judges would pass unseen. Raises
-    ConfigError for fewer than two guards, repeated names, and weights that do not fit the guards.
+    An image goes to the guards that read images, which `see`; the mean is taken over these. If any guard fails, the
+    combination fails: a category that only this guard judges would pass unseen. Raises ConfigError for fewer than two
+    guards, repeated names, and weights that do not fit the guards.
     """
 
     JOINED_BY: Final = "+"
     """What stands between the names of the guards in that of the combination."""
 
-    def __init__(self, guards: Sequence[Guard], mean: Weights | None = None) -> None:
+    def __init__(self, guards: Sequence[Guard], mean: Weights | None = None, *, see: Collection[str] = ()) -> None:
         _check_names(guards)
         self._guards = tuple(guards)
         self.name = self.JOINED_BY.join(guard.name for guard in guards)
         self.taxonomy = _union([guard.taxonomy for guard in guards])
         self._mean = None if mean is None else _checked_weights(mean, self._guards, self.taxonomy)
+        self._see = _named(self._guards, see)
 
     async def judge(self, check: Check) -> Verdict:
-        """Combine the verdicts of all guards. Raises the first failure among them."""
-        verdicts = await _judged_at_once(self._guards, check)
+        """Combine the verdicts of all guards that are asked. Raises the first failure among them."""
+        asked = _asked_of(self._see, self.name) if check.turn.images else self._guards
+        verdicts = await _judged_at_once(asked, check)
+        given: dict[str, Verdict] = {guard.name: one for guard, one in zip(asked, verdicts, strict=True)}
+        by_guard = [given.get(guard.name) for guard in self._guards]
         most = max(verdicts, key=lambda verdict: verdict.unsafe)
         combined = Verdict(
-            unsafe=self._combine(UNSAFE, [verdict.unsafe for verdict in verdicts]),
-            findings=self._findings(verdicts),
+            unsafe=self._combine(UNSAFE, [None if one is None else one.unsafe for one in by_guard]),
+            findings=self._findings(by_guard),
             guard=self.name,
             taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}",
             leftover=max(verdict.leftover for verdict in verdicts),
@@ -70,12 +75,15 @@ class AllOf:
         """Close every guard."""
         await _close(self._guards)
 
-    def _findings(self, verdicts: Sequence[Verdict]) -> tuple[Finding, ...]:
-        """One finding per category that any guard reports, with the label and view of the most probable one."""
-        found = worst_findings(chain.from_iterable(verdict.findings for verdict in verdicts))
+    def _findings(self, verdicts: Sequence[Verdict | None]) -> tuple[Finding, ...]:
+        """One finding per category that any guard reports, with the label and view of the most probable one.
+
+        The verdict of a guard that was not asked is None.
+        """
+        found = worst_findings(chain.from_iterable(verdict.findings for verdict in verdicts if verdict is not None))
         if self._mean is None:
             return tuple(found.values())
-        by_guard = [worst_findings(verdict.findings) for verdict in verdicts]
+        by_guard = [worst_findings(verdict.findings if verdict is not None else ()) for verdict in verdicts]
         judged = [{category.id for category in guard.taxonomy.categories} for guard in self._guards]
         out: list[Finding] = []
         for category, finding in found.items():
@@ -83,7 +91,7 @@ class AllOf:
                 findings[category].probability
                 if category in findings
                 else verdict.unsafe
-                if category in categories
+                if verdict is not None and category in categories
                 else None
                 for findings, categories, verdict in zip(by_guard, judged, verdicts, strict=True)
             ]
@@ -106,13 +114,14 @@ class Cascade:
     """A Guard that asks `first`, and then `second` only if P(unsafe) from `first` is within [low, high].
 
     Below `low` and above `high` the verdict of `first` stands. In between the verdict of `second` does, with the
-    findings of `first` in categories that `second` does not judge. If either guard fails, the cascade fails. Raises
-    ConfigError unless 0 <= low <= high <= 1 and the guards have different names.
+    findings of `first` in categories that `second` does not judge. An image that only one of them `see`s goes to that
+    one. If either guard fails, the cascade fails. Raises ConfigError unless 0 <= low <= high <= 1 and the guards have
+    different names.
     """
 
     JOINED_BY: Final = ">"
 
-    def __init__(self, first: Guard, second: Guard, low: float, high: float) -> None:
+    def __init__(self, first: Guard, second: Guard, low: float, high: float, *, see: Collection[str] = ()) -> None:
         _check_names((first, second))
         if not 0.0 <= low <= high <= 1.0:
             raise ConfigError(f"a cascade's bounds must be 0 <= low <= high <= 1, not {low:g} and {high:g}")
@@ -120,6 +129,7 @@ class Cascade:
         self.taxonomy = _union([first.taxonomy, second.taxonomy])
         self._first, self._second = first, second
         self._low, self._high = low, high
+        self._see = _named((first, second), see)
         self._second_judges = {category.id for category in second.taxonomy.categories}
 
     @property
@@ -129,9 +139,10 @@ class Cascade:
 
     async def judge(self, check: Check) -> Verdict:
         """The verdict of the guard that decides, in the cascade's name, with the usage of every guard asked."""
-        first = await self._first.judge(check)
+        asked = _asked_of(self._see, self.name) if check.turn.images else self.parts
+        first = await asked[0].judge(check)
         verdict = first
-        if self._low <= first.unsafe <= self._high:
+        if len(asked) > 1 and self._low <= first.unsafe <= self._high:
             second = await self._second.judge(check)
             known = self._second_judges | {finding.category for finding in second.findings}
             rest = (finding for finding in first.findings if finding.category not in known)
@@ -158,13 +169,14 @@ class ByLanguage:
 
     The judged text decides; its context does not. A text with languages of both kinds goes to both guards at once, and
     the worst verdict counts. So does a text of which the detector names no language, if it has letters of another
-    alphabet than the Latin one; without such letters (code, names, a few words) it goes to `first`. If a guard that is
-    asked fails, the combination fails. Raises ConfigError for no languages and for guards with the same name.
+    alphabet than the Latin one; without such letters (code, names, a few words) it goes to `first`. An image goes to
+    those that `see` it, whatever the language of its text. If a guard that is asked fails, the combination fails.
+    Raises ConfigError for no languages and for guards with the same name.
     """
 
     JOINED_BY: Final = "|"
 
-    def __init__(self, first: Guard, others: Guard, reads: Collection[str]) -> None:
+    def __init__(self, first: Guard, others: Guard, reads: Collection[str], *, see: Collection[str] = ()) -> None:
         _check_names((first, others))
         if not reads:
             raise ConfigError(f"the languages that the guard {first.name!r} reads must be known")
@@ -172,6 +184,7 @@ class ByLanguage:
         self.taxonomy = _union([first.taxonomy, others.taxonomy])
         self._first, self._others = first, others
         self._reads = frozenset(reads)
+        self._see = _named((first, others), see)
 
     @property
     def parts(self) -> tuple[Guard, Guard]:
@@ -180,7 +193,8 @@ class ByLanguage:
 
     async def judge(self, check: Check) -> Verdict:
         """The verdict of the guard for the text's languages, or the worst of both, in the combination's name."""
-        verdict = worst(await _judged_at_once(self._asked(check.turn.text), check))
+        asked = _asked_of(self._see, self.name) if check.turn.images else self._asked(check.turn.text)
+        verdict = worst(await _judged_at_once(asked, check))
         return replace(verdict, guard=self.name, taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}")
 
     def forget(self, stream: str) -> None:
@@ -243,6 +257,18 @@ class ByRole:
     async def close(self) -> None:
         """Close every guard."""
         await _close(self._members)
+
+
+def _named(guards: Sequence[Guard], names: Collection[str]) -> tuple[Guard, ...]:
+    """The guards with these names, in their order."""
+    return tuple(guard for guard in guards if guard.name in names)
+
+
+def _asked_of(see: Sequence[Guard], name: str) -> Sequence[Guard]:
+    """The guards that are asked about an image. Raises GuardUnavailable if there is none."""
+    if not see:
+        raise GuardUnavailable(f"{name}: no guard of it reads images")
+    return see
 
 
 async def _judged_at_once(guards: Sequence[Guard], check: Check) -> list[Verdict]:

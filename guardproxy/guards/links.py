@@ -71,7 +71,9 @@ def call_for(check: Check, asker: Asker) -> CheckCall:
 
 
 def _without_paths(message: Message) -> Message:
-    return Message(message.role, tuple([Part("", part.text, part.kind, part.note) for part in message.parts]))
+    return Message(
+        message.role, tuple([Part("", part.text, part.kind, part.note, part.image) for part in message.parts])
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -83,6 +83,8 @@ class HttpLink:
             fields = json.loads(answer)
         except (ValueError, RecursionError):
             raise ReplicaFailed("failed", "its answer is not JSON") from None
+        if check.turn.images and fields.get("coverage") != "full":
+            raise GuardUnavailable("the replica has not read an image; set reads: [text, image] in its file")
         return verdict_of(fields), self._version_of(fields)
 
     def facts(self) -> dict[str, str | int]:

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import httpx
 from tenacity import (
@@ -19,6 +20,7 @@ from tenacity import (
 )
 
 from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable, Overloaded
+from guardproxy.images import ImageBounds, InlineImage
 from guardproxy.ports import Guard, ServiceCall, ServiceFamily
 from guardproxy.types import Check, Conversation, Message, Part, Usage, Verdict
 from guardproxy.verdicts import worst
@@ -33,6 +35,8 @@ _WRONG_KEY = "API_KEY_INVALID"
 _ANSWER_BYTES = 1 << 20
 # The most characters of a service's own error message to quote.
 _QUOTED = 200
+# Reads the JSON of an answer.
+_Parse = Callable[[Any], tuple[Verdict, ...]]
 
 
 class _Retryable(Exception):
@@ -49,6 +53,19 @@ class _Retryable(Exception):
 
 class _ServiceRefused(GuardUnavailable):
     """The service refuses every call, because the key or the address is wrong."""
+
+
+@runtime_checkable
+class ImageFamily(ServiceFamily, Protocol):
+    """A family whose service reads images as well, of these bounds; None: not with the model that is configured."""
+
+    image_bounds: ImageBounds | None
+
+    def image_calls(self, texts: Sequence[str], image: InlineImage) -> tuple[ServiceCall, ...]:
+        """The calls that judge an image with these windows of the text beside it; there may be none."""
+
+    def image_verdict(self, answer: Any, guard: str) -> Verdict:
+        """The verdict on the image. Raises GuardUnavailable if the answer does not say that the image was read."""
 
 
 class ServiceGuard:
@@ -78,18 +95,17 @@ class ServiceGuard:
     async def judge(self, check: Check) -> Verdict:
         """Judge the turn's text alone, without its conversation; a long text gets the worst verdict of its windows.
 
-        Raises Overloaded if the service stays over its rate until the check's timeout, GuardUnavailable if it fails,
-        refuses the call or answers in an unknown form.
+        A turn that shows an image is judged with it: the verdict is that on the image beside the text, of which a long
+        one shows its first and its last window. Raises Overloaded if the service stays over its rate until the check's
+        timeout, GuardUnavailable if it fails, refuses the call or answers in an unknown form.
         """
         began = time.perf_counter()
         # UTF-8, in which the call is sent, cannot encode an unpaired surrogate.
         text = check.turn.text.encode("utf-8", "replace").decode()
         parts = windows(text, self._family.limit, in_bytes=self._family.in_bytes)
-        size = self._family.batch
         deadline = time.monotonic() + self._timeout_s
         calls = [
-            asyncio.ensure_future(self._judged(parts[start : start + size], deadline))
-            for start in range(0, len(parts), size)
+            asyncio.ensure_future(self._judged(call, parse, deadline)) for call, parse in self._calls(check, parts)
         ]
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -128,7 +144,27 @@ class ServiceGuard:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _judged(self, texts: Sequence[str], deadline: float) -> tuple[Verdict, ...]:
+    def _calls(self, check: Check, texts: list[str]) -> list[tuple[ServiceCall, _Parse]]:
+        """The calls for a check whose text has these windows, each with what reads its answer.
+
+        Raises GuardUnavailable for an image if the service reads none.
+        """
+        family, size = self._family, self._family.batch
+        images = [part.image for part in check.turn.images if part.image is not None]
+        if not images:
+            batches = [texts[start : start + size] for start in range(0, len(texts), size)]
+            return [(family.request(batch), partial(family.parse, texts=batch, guard=self.name)) for batch in batches]
+        if not isinstance(family, ImageFamily) or family.image_bounds is None:
+            raise GuardUnavailable(f"{self.name}: the service reads no images")
+
+        def parse(answer: Any) -> tuple[Verdict, ...]:
+            return (family.image_verdict(answer, self.name),)
+
+        # A call for every window would make a long text with images take longer than any time-out.
+        beside = texts if len(texts) < 2 else [texts[0], texts[-1]]
+        return [(call, parse) for image in images for call in family.image_calls(beside, image)]
+
+    async def _judged(self, call: ServiceCall, parse: _Parse, deadline: float) -> tuple[Verdict, ...]:
         """The verdicts of one call, retried until it succeeds, is refused, or the time or the attempts are used up."""
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_Retryable),
@@ -137,18 +173,17 @@ class ServiceGuard:
             reraise=True,
         )
         try:
-            answer: Any = await retrying(self._answer, texts, deadline)
+            answer: Any = await retrying(self._answer, call, deadline)
         except _Retryable as failure:
             kind = Overloaded if failure.busy else GuardUnavailable
             raise kind(f"{self.name}: {failure}") from None
         try:
-            return self._family.parse(answer, texts, self.name)
+            return parse(answer)
         except GuardUnavailable as failure:
             raise GuardUnavailable(f"{self.name}: {failure}") from None
 
-    async def _answer(self, texts: Sequence[str], deadline: float) -> Any:
+    async def _answer(self, call: ServiceCall, deadline: float) -> Any:
         """Make one call; return the JSON of its answer."""
-        call = self._family.request(texts)
         async with self._concurrency:
             await self._wait_for_slot(deadline)
             try:

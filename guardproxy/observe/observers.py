@@ -9,17 +9,19 @@ from typing import Literal
 import structlog
 from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
 
-from guardproxy.errors import AuditUnavailable
+from guardproxy.apart import Apart
+from guardproxy.errors import AuditUnavailable, GuardUnavailable
 from guardproxy.observe.masking import TextRule
 from guardproxy.observe.metrics import Metrics
 from guardproxy.observe.records import masked_record
-from guardproxy.offload import computed_aside
+from guardproxy.offload import MEDIUM, computed_aside
 from guardproxy.ports import Sink
 from guardproxy.types import Record
 
 _BATCH_RECORDS = 128  # the most records in one write
 _BATCH_CHARACTERS = 1024 * 1024  # and the most characters, unless a single record has more
 _GATHER_S = 0.1  # how long a record waits for others: a transaction costs as much as a dozen records in it
+_RECORD = 256  # what masking a record without text takes, in characters
 _QUEUE_CHARACTERS = 64 * 1024 * 1024  # the most characters of text in the queue of one sink
 _ATTEMPTS = 3
 _COUNTED_AT_ONCE = 64  # records that are counted and queued before other tasks run
@@ -48,6 +50,10 @@ class Receipt:
             self.written.set_result(stored)
 
 
+# Not the process that the texts of requests wait for: records must not wait behind them.
+_APART = Apart()
+
+
 class _PendingRecord:
     """A record on its way to the sinks. It is masked once, for all sinks."""
 
@@ -59,8 +65,14 @@ class _PendingRecord:
         self._personal = personal
         self._receipt = receipt
         self._masked: Record | None = None
-        self.characters = len(record.text) + len(record.error) + len(record.origin.model)
-        self.characters += sum(len(part.path) + len(part.why) for part in record.coverage)
+        self.characters = _RECORD + len(record.text) + len(record.error) + len(record.origin.model)
+        self.characters += sum(len(part.path) + len(part.why) + len(part.note) for part in record.coverage)
+
+    async def mask_apart(self) -> None:
+        """Mask a record with a long text in another process, if one can do it."""
+        if self._masked is None and self._personal is None and self.characters > MEDIUM // 2:
+            with suppress(GuardUnavailable):  # then the thread does it
+                self._masked = await _APART.computed(2 * self.characters, masked_record, self._record, self._rule)
 
     def masked(self) -> Record:
         # Two threads may mask a record at the same time: they find the same.
@@ -75,7 +87,9 @@ class _PendingRecord:
 
 
 async def _masked(batch: "Sequence[_QueuedRecord]") -> list[Record]:
-    """Mask the records of a batch, long ones on a thread."""
+    """Mask the records of a batch, long ones elsewhere."""
+    for item, _ in batch:
+        await item.mask_apart()
     return await computed_aside(sum(item.characters for item, _ in batch), lambda: [item.masked() for item, _ in batch])
 
 

@@ -60,6 +60,8 @@ _NOTES: Final = frozenset(
     }
 )
 
+# The note on an image that was decoded (`pipeline.images`).
+_IMAGE: Final = re.compile(r"image/(?:png|jpeg|gif|webp) \d+x\d+ \d+ bytes sha256:[0-9a-f]{64}")
 # The note on a text in languages that the guard does not read (`policy.language_note`). No wire makes such a note.
 _LANGUAGES: Final = re.compile(r"language: (?:[a-z]{2}|other)(?:, (?:[a-z]{2}|other))*")
 
@@ -70,7 +72,8 @@ def masked_record(record: Record, rule: TextRule, personal: Callable[[str], str]
     Credentials are masked in all strings under every rule, personal data in the strings that a client can choose under
     `redacted`, `hash` and `none`. Under `hash` and `none` no text of a client or model remains beside the hash: errors
     are left out, paths keep only the protocols' own keys, notes only fixed texts, findings have no labels, and verdicts
-    no rationale. `personal` masks further personal data in the text and the rationale, under `redacted`.
+    no rationale. A text beside images is not `exact`: by itself it is another turn. `personal` masks further personal
+    data in the text and the rationale, under `redacted`.
     """
     changes = _changes(record, rule)
     if personal is not None and rule == "redacted":
@@ -79,7 +82,8 @@ def masked_record(record: Record, rule: TextRule, personal: Callable[[str], str]
         if verdict is not None and verdict.rationale:
             masked = masked_rationale(verdict.rationale, rule, personal)
             changes["verdict"] = replace(changes.get("verdict", verdict), rationale=masked)
-    exact = record.text == changes.get("text", record.text) != "" and not record.late
+    text_alone = not record.late and all(part.kind != "image" for part in record.coverage)
+    exact = record.text == changes.get("text", record.text) != "" and text_alone
     return replace(record, **changes, exact=exact)
 
 
@@ -231,6 +235,11 @@ def _note(text: str, rule: TextRule) -> str:
     return _client_text(text, rule) if rule in ("full", "redacted") else "opaque"
 
 
+def _image(text: str, rule: TextRule) -> str:
+    """What an image is, as `pipeline.images` writes it: digits of a hash, which may look like a phone number."""
+    return text if not text or _IMAGE.fullmatch(text) else _client_text(text, rule)
+
+
 @_cached
 def _label(text: str, rule: TextRule) -> str:
     """A guard's own name for a finding, or its rationale, which may quote the text."""
@@ -253,6 +262,7 @@ _RULES: Final[Mapping[tuple[type, str], Callable[[str, TextRule], str]]] = {
     (Origin, "route"): _address,
     (Coverage, "path"): _path,
     (Coverage, "why"): _note,
+    (Coverage, "note"): _image,
     (Finding, "label"): _label,
     (Verdict, "rationale"): _label,
     (Finding, "category"): _client_name,

@@ -41,7 +41,7 @@ class ByMessages(Generic[T]):
     def keep(self, context: Hashable, messages: Sequence[Message], value: T) -> None:
         """Keep a value if wires give the same objects for the messages again."""
         parts = [message.parts[0] for message in messages if len(message.parts) == 1]
-        if len(parts) != len(messages) or any(len(part.text) > _LONGEST for part in parts):
+        if len(parts) != len(messages) or any(part.image or len(part.text) > _LONGEST for part in parts):
             return
         size = sum([len(part.text) for part in parts]) + 64 * len(parts)
         key = context, tuple(map(id, messages))

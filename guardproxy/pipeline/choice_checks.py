@@ -1,5 +1,6 @@
 """The checks of a streamed reply: one choice as far as it was fed, beside the other choices if texts alternate."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from guardproxy.errors import GuardUnavailable
 from guardproxy.patterns import Reach
 from guardproxy.pipeline.exchange import Exchange, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict
-from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.gathering import AT_ONCE, gathered
 from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.reach import reach_of
 from guardproxy.pipeline.turns import in_scope, recent_context
@@ -62,15 +63,22 @@ class ChoiceChecks:
         self.ended: set[int] = set()
         self._reach = reach_of(exchange.policy, judging.traits.reaches)
         self._views: dict[int, GrowingViews] = {}  # by choice
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self._key = uuid.uuid4().hex  # the guard keeps its work on this reply under this name
 
     async def check(
         self, choice: int, before: LatestCheck | None, upto: int | None = None, *, unfinished: bool = False
     ) -> LatestCheck:
-        """Judge a choice up to the position `upto` (`cut`), or as far as it was fed.
+        """Judge a choice up to the position `upto` (`cut`), or as far as it was fed; AT_ONCE choices at a time.
 
         `before` is the latest check of the choice. More may follow the text if it is `unfinished`.
         """
+        async with self._turns:
+            return await self._checked(choice, before, upto, unfinished=unfinished)
+
+    async def _checked(
+        self, choice: int, before: LatestCheck | None, upto: int | None, *, unfinished: bool
+    ) -> LatestCheck:
         unfinished = unfinished and self._reach != Reach()  # other guards read an end like any other place
         started = time.perf_counter()
         message = self._stream.message(choice)

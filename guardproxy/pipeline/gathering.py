@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 # Calls of one request that run at the same time. All of them may run in one turn of the event loop.
-_AT_ONCE = 16
+AT_ONCE = 16
 
 
 async def gathered(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all calls in order, at most _AT_ONCE at a time.
+    """The results of all calls in order, at most AT_ONCE at a time.
 
     The first error cancels every other call and is raised.
     """
@@ -19,20 +19,20 @@ async def gathered(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         return [await call for call in calls]
     try:
         async with asyncio.TaskGroup() as group:
-            if len(calls) <= _AT_ONCE:
+            if len(calls) <= AT_ONCE:
                 tasks = [group.create_task(call) for call in calls]
             else:
                 results: list[T | None] = [None] * len(calls)
                 waiting = iter(enumerate(calls))
-                for _ in range(_AT_ONCE):
+                for _ in range(AT_ONCE):
                     group.create_task(_work_off(waiting, results))
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
     finally:
-        if len(calls) > _AT_ONCE:
+        if len(calls) > AT_ONCE:
             for call in calls:
                 call.close()  # those that were never started: otherwise Python warns of them
-    return [task.result() for task in tasks] if len(calls) <= _AT_ONCE else results  # type: ignore[return-value]
+    return [task.result() for task in tasks] if len(calls) <= AT_ONCE else results  # type: ignore[return-value]
 
 
 async def _work_off(waiting: Iterator[tuple[int, Coroutine[Any, Any, T]]], results: list[T | None]) -> None:

@@ -1,7 +1,11 @@
 """How many bytes streamed replies hold in memory: each by itself, and all of them together."""
 
+from collections.abc import Sequence
+
 from guardproxy.chunks import Chunk, ChunkRun
 from guardproxy.errors import UpstreamUnreadable
+from guardproxy.types import Message
+from guardproxy.wires.shared.bounds import check_choices, check_pieces
 
 # What a frame that waits takes beside its bytes: the objects that describe it.
 FRAME_BYTES = 512
@@ -32,6 +36,12 @@ class HeldBytes:
     def stream(self, *, monitored: bool = False) -> "StreamBytes":
         """The count of a new stream, which must be closed. One that is only `monitored` may have any length."""
         return StreamBytes(self, monitored=monitored)
+
+    def check_reply(self, choices: Sequence[Message]) -> None:
+        """Raise UpstreamUnreadable for a whole reply of too many choices, pieces of content or characters."""
+        check_choices(len(choices))
+        check_pieces(sum([len(choice.parts) for choice in choices]))
+        self.check_characters(sum([choice.size for choice in choices]))
 
     def check_characters(self, size: int) -> None:
         """Raise UpstreamUnreadable for a reply of `size` characters if these are too many."""

@@ -15,13 +15,14 @@ from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.exchange import Case, Exchange, JudgedTurn, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.images import Images, image_checks, texts_only, without_images
 from guardproxy.pipeline.known_turns import KnownTurn, KnownTurns, Prefix, TurnScores
 from guardproxy.pipeline.message_views import MessageViews
 from guardproxy.pipeline.readings import readings
 from guardproxy.pipeline.recording import Recorder
 from guardproxy.pipeline.thread import joined_text, own_text
 from guardproxy.pipeline.traits import ORDINARY, GuardTraits
-from guardproxy.pipeline.turns import Turn, in_scope
+from guardproxy.pipeline.turns import Turn, edited, in_scope, texts_after
 from guardproxy.pipeline.unread import unread_languages
 from guardproxy.policy import REGENERATE, UNSAFE, Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain
@@ -68,12 +69,14 @@ class Judging:
         exclusions: Exclusions | None = None,
         conversations: Conversations | None = None,
         traits: GuardTraits = ORDINARY,
+        views: MessageViews | None = None,
     ) -> None:
         self.guard = guard
         self.traits = traits
+        self.images = Images(traits.images)
         self._exclusions = exclusions or Exclusions()
         self._reads = reads
-        self._views = MessageViews()
+        self._views = views or MessageViews()
         self._known = KnownTurns()
         self._recorder = Recorder(observers, metrics, conversations or Conversations())
         self._metrics = metrics
@@ -89,16 +92,24 @@ class Judging:
         """Whether an exclusion is in force for this text."""
         return bool(self._exclusions.covering(text))
 
-    async def verdict(self, check: Check) -> Verdict:
-        """The guard's own verdict on one check, for who decides himself. Raises what `Guard.judge` raises."""
-        started = time.perf_counter()
+    async def verdict(self, check: Check, policy: Policy) -> Verdict:
+        """The guard's own verdict on one check and on the images in it, for who decides himself.
+
+        The policy says who reads the results of tools. Raises what `Guard.judge` raises.
+        """
+        *before, message = check.conversation.messages
+        reading, reads_tools = self.traits.images, self.traits.reads_tools
+        checks = [("text", check)]
         try:
-            verdict = await self.guard.judge(check)
+            if reading is not None:
+                context, words = texts_only(before), without_images(message)
+                asked = [("text", replace(check, conversation=Conversation((*context, words))))]
+                checks = asked if words.text.strip() else []
+                checks += image_checks(context, message, policy, reading, reads_tools=reads_tools)
+            return worst_of_views(await self._verdicts(checks, 0.0))
         except (Overloaded, JudgingTooLong) as failure:
             self._metrics.guard_refused("overload" if isinstance(failure, Overloaded) else "too_long")
             raise
-        self._metrics.guard(time.perf_counter() - started, verdict.usage)
-        return verdict
 
     async def judge(
         self, context: Sequence[Message], message: Message, policy: Policy, stream: str | None = None
@@ -123,38 +134,55 @@ class Judging:
         A streamed reply, which is judged again and again, has its `growing` views; `unfinished` as in `Check`.
 
         1. The guard judges the readable text, in its context and in every view; its parts as well, each by itself,
-           unless `by_part` is false: that is for messages that join judged ones. The policy's rules decide about what
-           exclusions do not cover.
+           unless `by_part` is false: that is for messages that join judged ones. It judges the text with each image.
+           The policy's rules decide about what exclusions do not cover.
         2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
            `on_overload` or `on_guard_error` decides (`_unjudged`). A failure never counts as "safe".
         3. If the message has opaque parts, or encodings that were not decoded, `on_opaque` decides as well, and the
            more severe decision applies.
         4. If its text or a view of it is in a language that the guard does not read, so does `on_language`.
 
-        A message without text and without opaque parts passes. Other exceptions propagate, and nothing is released.
+        A message without text, images and opaque parts passes. Other exceptions propagate, and nothing is released.
         """
         scores, complete = None, True
         unread: tuple[str, ...] = ()
-        if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
-            checks: list[tuple[str, Check]] = []
-            for step, read in readings(message, policy, reads_tools=self.traits.reads_tools, joined=not by_part):
-                views = await self._views.of(read, policy.views, by_part=by_part, growing=growing)
-                complete = complete and views.complete
-                unread = tuple(dict.fromkeys((*unread, *await self._unread(read.text, views.views))))
-                asked = Check(Conversation((*context, read)), read.side, stream, unfinished)
-                checks += _checks(step, asked, views.views)
-            checks += _of_thread(message, thread, policy)
+        reading, reads_tools = self.traits.images, self.traits.reads_tools
+        context = texts_only(context) if reading else context
+        words = without_images(message) if reading else message
+        checks: list[tuple[str, Check]] = []
+        says = bool(words.text.strip())  # not `says_something`: hidden text has views, and a guard may know mere signs
+        if says or words is not message:
             try:
+                if says:
+                    asked = Check(Conversation((*context, words)), words.side, stream, unfinished)
+                    checks, complete, unread = await self._text_checks(asked, policy, by_part=by_part, growing=growing)
+                checks += image_checks(context, message, policy, reading, reads_tools=reads_tools)
+                checks += _of_thread(message, thread, policy)
                 least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
                 by_view = await self._verdicts(checks, least)
-                scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
             except GuardUnavailable as failure:
                 return self._unjudged(failure, message, policy, unread, complete=complete)
+            scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
         if scores is not None:
             verdict, decision, counted = self._decided(message, policy, scores)
             return Judgement(verdict, decision, "", not complete, unread, counted, None, scores)
         decision = _with_unreadable(Decision("pass", "", ()), message, policy, unread, complete=complete)
         return Judgement(None, decision, "", not complete, unread)
+
+    async def _text_checks(
+        self, asked: Check, policy: Policy, *, by_part: bool, growing: GrowingViews | None
+    ) -> tuple[list[tuple[str, Check]], bool, tuple[str, ...]]:
+        """The checks of a text in every reading and view, whether these are complete, and the languages not read."""
+        *context, message = asked.conversation.messages
+        checks: list[tuple[str, Check]] = []
+        complete, unread = True, list[str]()
+        for step, read in readings(message, policy, reads_tools=self.traits.reads_tools, joined=not by_part):
+            views = await self._views.of(read, policy.views, by_part=by_part, growing=growing)
+            complete = complete and views.complete
+            unread += await self._unread(read.text, views.views)
+            check = Check(Conversation((*context, read)), read.side, asked.stream, asked.unfinished)
+            checks += _checks(step, check, views.views)
+        return checks, complete, tuple(dict.fromkeys(unread))
 
     def _unjudged(
         self, failure: GuardUnavailable, message: Message, policy: Policy, unread: tuple[str, ...], *, complete: bool
@@ -233,6 +261,9 @@ class Judging:
         outcome = await self.actions[name](policy)(message, decision, judge_again)
         if isinstance(outcome, Steer) and message.side == "assistant":
             return refusal(policy, decision)  # what a model has said cannot be steered
+        if isinstance(outcome, Replace) and message.images:  # a rewrite changes texts, and leaves images there
+            left = await judge_again(edited([message], texts_after(message, outcome))[0])
+            return outcome if left.action in _UNCHANGED else refusal(policy, decision)
         return outcome
 
     async def turn(

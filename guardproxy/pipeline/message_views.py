@@ -1,14 +1,18 @@
-"""The views of messages: those of long texts are computed on a thread, those of short texts are kept."""
+"""The views of messages: those of long texts are computed elsewhere, those of short texts are kept."""
 
 from collections import OrderedDict
 
-from guardproxy.offload import computed
+from guardproxy.apart import Apart
+from guardproxy.offload import MEDIUM, computed
 from guardproxy.types import Message
-from guardproxy.views import GrowingViews, Views, apart, joined, views_of
+from guardproxy.views import GrowingViews, Views, apart, joined, may_have_strings, views_of
 
 # The views of texts up to this many characters together are kept, and how many characters are kept in all.
 _KEPT_CHARACTERS = 4096
 _ALL_CHARACTERS = 8 * 1024 * 1024
+
+# One process for all long texts: they wait for each other, and short ones for none of them.
+_APART = Apart()
 
 _NONE: tuple[str, ...] = ()
 _Key = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
@@ -17,7 +21,8 @@ _Key = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 class MessageViews:
     """Computes views. Clients send the whole conversation with every turn, so the views of its texts are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart: Apart = _APART) -> None:
+        self._apart = apart
         self._kept: OrderedDict[_Key, Views] = OrderedDict()
         self._characters = 0
 
@@ -32,20 +37,22 @@ class MessageViews:
         """Return the views by the methods `names` of a message, with the joined texts of its parts.
 
         Unless `by_part` is false, each part is a view as well: false for messages whose parts are judged anyway. A
-        message that grows is read from where it was read before, if that is known.
+        message that grows is read from where it was read before, if that is known. Raises GuardUnavailable or
+        Overloaded if a long text cannot be read.
         """
         text, forms, parts = message.text, _NONE, _NONE
         if len(message.parts) > 1 or message.arrived:
             # Not the exact size of what has arrived: a hundred choices of a stream would add up the same pieces.
             size = message.size + 8 * len(message.parts) + 64 * len(message.arrived)
             forms = await computed(size, joined, message)
-            parts = apart(message) if by_part else ()
-        if growing is not None:
-            left = growing.left((text, *forms, *parts))
-            return await computed(2 * left, growing.of, text, forms, names, parts)
+        if by_part and (len(message.parts) > 1 or any(map(may_have_strings, message.parts))):
+            parts = await computed(message.size, apart, message)
+        # Of a text that grows by more than a search may take, nothing is known afterwards: the next one begins anew.
+        if growing is not None and (left := 2 * growing.left((text, *forms, *parts))) <= MEDIUM:
+            return await computed(left, growing.of, text, forms, names, parts)
         size = len(text) + sum(map(len, forms)) + sum(map(len, parts))
-        if size > _KEPT_CHARACTERS:
-            return await computed(2 * size, views_of, text, forms, names, parts)
+        if growing is not None or size > _KEPT_CHARACTERS:
+            return await self._apart.computed(2 * size, views_of, text, forms, names, parts)
         key = (text, forms, names, parts)
         if (views := self._kept.get(key)) is not None:
             self._kept.move_to_end(key)

@@ -29,10 +29,11 @@ async def moderated(
 
     `stream` and `unfinished` are those of the check (`Check`). The outcome of each is what the decision's action makes
     of it with `acts`; otherwise that it passes. Texts of a stream that are not refused are recorded as `growing`
-    replies, if it is given and `audit.required` is not set. Raises AuditUnavailable if that is set and a record could
-    not be stored.
+    replies, if it is given and `audit.required` is not set. Raises TooLarge for images beyond the limits, and
+    AuditUnavailable if `audit.required` is set and a record could not be stored.
     """
     before = recent_context(context) if context else ()
+    messages = await judging.images.of_request(messages, case.policy)
 
     async def judge(index: int, message: Message) -> JudgedTurn:
         started = time.perf_counter()

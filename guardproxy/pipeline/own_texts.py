@@ -35,7 +35,7 @@ class OwnTexts:
         for index, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            said = [part for part in message.parts if part.text or part.kind == "opaque"]
+            said = [part for part in message.parts if part.text or part.kind in ("image", "opaque")]
             only = said[0] if len(said) == 1 and said[0].kind in ("text", "refusal") else None
             if only and (only.text.strip() in closings or self._is_own(only.text, policies)):
                 paths.append(only.path)

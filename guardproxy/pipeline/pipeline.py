@@ -180,6 +180,9 @@ class Pipeline:
         return await self._unattended.attended(self._review_request(exchange), len(exchange.request.raw))
 
     async def _review_request(self, exchange: Exchange) -> RequestReview:
+        sent = exchange.request.conversation.messages
+        if (shown := await self.judging.images.of_request(sent, exchange.policy)) is not sent:
+            exchange = _with_messages(exchange, shown)
         exchange = await self._conversations.placed(await self._withheld.left_out(exchange))
         exchange = await self._replies.without_known(exchange)
         messages, history = exchange.request.conversation.messages, exchange.policy.history
@@ -232,7 +235,9 @@ class Pipeline:
         messages = exchange.request.conversation.messages
         context = recent_context(messages)
         reply = await computed(len(body), exchange.wire.parse_reply, exchange.request, body)
-        self._held.check_characters(sum(choice.size for choice in reply.choices))
+        if (shown := await self.judging.images.of_reply(reply.choices, exchange.policy)) is not reply.choices:
+            reply = replace(reply, choices=tuple(shown))
+        self._held.check_reply(reply.choices)
         judged = await gathered(
             [
                 self.judging.turn(exchange, reply_turn(messages, choice), context, index)

@@ -6,6 +6,7 @@ and under the user's rules, unless the policy says otherwise: no text gets milde
 
 from dataclasses import replace
 
+from guardproxy.pipeline.turns import is_of_tool
 from guardproxy.policy import Policy
 from guardproxy.toolviews import TOOL
 from guardproxy.types import Message
@@ -21,11 +22,11 @@ def readings(message: Message, policy: Policy, *, reads_tools: bool, joined: boo
     if message.side != "user" or not (reads_tools or policy.tool is not None or not policy.judge.tool_as_user):
         return [("", message)]
     readable = [part for part in message.parts if part.kind != "opaque"]
-    results = [part for part in readable if part.kind == "tool_result" or message.role == "tool"]
+    results = [part for part in readable if is_of_tool(message, part)]
     own = message if message.role != "tool" else replace(message, role="user")
     if not policy.judge.tool_as_user:
         own = replace(own, parts=tuple([part for part in readable if part not in results]))
     if joined and len(results) == 1 and own.text.strip():
         return [("", own)]
     read = [("", own), (TOOL, Message("tool", tuple(results)))]
-    return [(name, one) for name, one in read if one.text.strip()]
+    return [(name, one) for name, one in read if one.text.strip() or one.images]

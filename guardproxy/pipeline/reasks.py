@@ -125,7 +125,7 @@ def quotes(messages: Sequence[Message], texts: Collection[str]) -> bool:
 def _is_question(message: Message, *, form: bool) -> bool:
     texts = []
     for part in message.parts:
-        if part.kind == "opaque" and part.note != "unknown field":
+        if part.kind == "image" or (part.kind == "opaque" and part.note != "unknown field"):
             return True
         if part.kind != "tool_result" and says_something(part.text):
             texts.append(part.text)

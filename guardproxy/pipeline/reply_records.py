@@ -1,5 +1,6 @@
 """The records of a streamed reply: one for each choice, with everything that came of it."""
 
+import asyncio
 from dataclasses import replace
 
 from guardproxy.pipeline.choice_checks import LatestCheck
@@ -84,6 +85,8 @@ class ReplyRecords:
             message, policy = judged.turn.message, self._exchange.policy
             coverage = coverage_of([message], policy, failed=bool(judged.error), undecoded=undecoded, unread=unread)
             await self._judging.record(self._exchange, [judged], coverage, reply=info)
+            if self._waiting:
+                await asyncio.sleep(0)
 
 
 def _behind(message: Message, earlier: Message) -> Message:

@@ -189,7 +189,11 @@ def _of_others(turns: Sequence[Turn], own: Collection[str]) -> list[Turn]:
     """The turns without those that have no text but `own` ones."""
     if not own:
         return list(turns)
-    return [turn for turn in turns if not _is_own([part for part in turn.message.parts if part.text], own)]
+    return [
+        turn
+        for turn in turns
+        if not _is_own([part for part in turn.message.parts if part.text or part.kind == "image"], own)
+    ]
 
 
 def _is_own(parts: Sequence[Part], own: Container[str]) -> bool:

@@ -27,6 +27,7 @@ from guardproxy.pipeline.judging import Judging, refusal
 from guardproxy.pipeline.reply_records import ReplyRecords
 from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.rewriting import rewritten
+from guardproxy.pipeline.slices import slices
 from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import REGENERATE, on_failure, worst
 from guardproxy.ports import ReplyStream
@@ -38,8 +39,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-# The bytes of a read, and the frames in the buffer, that the event loop works on before other tasks run.
-_SLICE = 4096
+# The frames in the buffer that the event loop works on before other tasks run.
 _AT_ONCE = 64
 _UNREADABLE = Decision("block", "", (), "opaque")
 
@@ -121,7 +121,8 @@ class StreamReview:
                         if piece := await self._release():
                             yield piece
                     self._start_checks()
-                if piece := self._terminator():
+                # The stream's own terminator if the proxy ended a choice and the upstream's terminator was not sent.
+                if self._ended and (piece := self._stream.close()):
                     yield piece
             except UpstreamUnreadable as error:
                 log.warning("stream_unreadable", error=str(error))
@@ -161,12 +162,10 @@ class StreamReview:
 
     async def _feed(self, data: bytes | None) -> None:
         """Put the frames that `data` completes into the buffer, and start the checks that are due then."""
-        if data is None or len(data) <= _SLICE:
-            self._hold_frames(data)
-        else:
-            for start in range(0, len(data), _SLICE):
-                self._hold_frames(data[start : start + _SLICE])
+        for place, piece in enumerate([None] if data is None else slices(data)):
+            if place:
                 await asyncio.sleep(0)
+            self._hold_frames(piece)
         self._start_checks()
 
     def _hold_frames(self, data: bytes | None) -> None:
@@ -269,10 +268,10 @@ class StreamReview:
         self._waiting_bytes += len(out)
         return b""
 
-    async def _released(self, most: int = _AT_ONCE) -> tuple[bytes, bool]:
+    async def _released(self) -> tuple[bytes, bool]:
         """Take frames that may be sent now: their bytes, and whether they have text. Record what they finish."""
         self._note_wait()
-        chunks = self._hold.release(most)
+        chunks = self._hold.release(_AT_ONCE)
         self._records.held_characters = max(self._records.held_characters, self._hold.held_characters)
         finished = {mark.choice for chunk in chunks for mark in chunk.marks if mark.final} - self._ended
         self._finished |= finished
@@ -290,24 +289,27 @@ class StreamReview:
         waiting, self._frames_before_text, self._waiting_bytes = self._frames_before_text, None, 0
         return b"".join([*waiting, out]) if waiting else out
 
-    def _terminator(self) -> bytes:
-        """The stream's own terminator if the proxy ended a choice and the upstream's terminator was not sent."""
-        return self._stream.close() if self._ended else b""
-
     async def _abandon(self) -> bytes:
         """End every open choice with a refusal, send what is judged of the others, and the stream's terminator."""
         out, outcome = [], refusal(self._exchange.policy)
-        for choice in self._unsettled() or ([] if self._stream.choices else [0]):
-            message, latest = self._stream.message(choice), self._latest.get(choice)
+        choices = self._unsettled() or ([] if self._stream.choices else [0])
+        # Read before any of them is ended: each end changes what has arrived of all, which takes long to read again.
+        read = [(self._stream.message(choice), self._stream.released(choice).size) for choice in choices]
+        for choice, (message, released) in zip(choices, read, strict=True):
+            latest = self._latest.get(choice)
             # What the client has of it and no verdict covers is judged when the stream has ended.
-            if self._stream.released(choice).size <= (latest.message.size if latest else 0):
+            if released <= (latest.message.size if latest else 0):
                 check = LatestCheck(message, latest.verdict if latest else None, _UNREADABLE, self._unreadable)
                 self._latest[choice] = check
                 has_end = choice in self._finished and self._exchange.policy.stream.mode == "monitor"
                 await self._records.add(choice, check, Pass() if has_end else outcome, complete=False)
             out.append(await self._ending(choice, outcome))
-        rest, _ = await self._released(self._hold.held_frames)
-        return b"".join([*out, self._after_waiting_frames(rest), self._stream.close()])
+            await asyncio.sleep(0)
+        rest = [(await self._released())[0]]
+        while self._hold.may_release:
+            await asyncio.sleep(0)
+            rest.append((await self._released())[0])
+        return b"".join([*out, self._after_waiting_frames(b"".join(rest)), self._stream.close()])
 
     def _unsettled(self) -> list[int]:
         """The choices without a verdict on everything that was read of them; a choice may have no queued frame yet."""

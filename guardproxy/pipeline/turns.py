@@ -78,7 +78,7 @@ def current_start(messages: Sequence[Message]) -> int:
 def says_anything(message: Message) -> bool:
     """Whether a model reads something that the assistant said, called or showed in this message."""
     for part in message.parts:
-        if part.kind == "opaque":
+        if part.kind in ("image", "opaque"):
             if part.note != "unknown field":
                 return True
         elif part.kind != "reasoning" and says_something(part.text):
@@ -184,8 +184,14 @@ def _readable(messages: Iterable[Message], new_texts: Mapping[str, str]) -> tupl
         replace(part, text=new_texts.get(part.path, part.text))
         for message in messages
         for part in message.parts
-        if part.kind != "opaque"
+        # What a tool shows again and again would be judged again with every further message of its turn.
+        if part.kind not in ("image", "opaque") or (part.kind == "image" and not is_of_tool(message, part))
     )
+
+
+def is_of_tool(message: Message, part: Part) -> bool:
+    """Whether a part is the result of a tool, or a picture in one."""
+    return message.role == "tool" or part.kind == "tool_result" or (part.image is not None and part.image.of_tool)
 
 
 def recent_context(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -229,7 +235,7 @@ def texts_after(message: Message, outcome: Replace) -> dict[str, str]:
     """The new text of each changed part by its path; a `whole` replacement empties every part that no edit names."""
     texts = {edit.path: edit.text for edit in outcome.edits}
     if outcome.whole:
-        unnamed = (part.path for part in message.parts if part.kind != "opaque" and part.path not in texts)
+        unnamed = (p.path for p in message.parts if p.kind not in ("image", "opaque") and p.path not in texts)
         texts.update(dict.fromkeys(unnamed, ""))
     return texts
 
@@ -298,6 +304,8 @@ def _coverage(message: Message, part: Part, policy: Policy, failure: str, undeco
         why = f"policy: {part.kind} is not judged"
     else:
         why = f"opaque: {_TOO_MANY}" if part.path in undecoded else failure
+    if part.kind == "image":
+        return Coverage(part.path, message.role, part.kind, 0, not why, why, part.note)
     make = _known_coverage if len(part.path) <= _SHORT else Coverage
     return make(part.path, message.role, part.kind, len(part.text), not why, why)
 

@@ -12,7 +12,7 @@ from guardproxy.types import Taxonomy
 IMPORT_STRING = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
-def _no_error(*names: str) -> None:
+def _no_error(*names: object) -> None:
     """Accept every name."""
 
 
@@ -25,6 +25,7 @@ class Catalogue:
       own taxonomy. Returns None if only the loaded model knows them. Raises ConfigError if the family rejects its
       arguments.
     - `languages(guard)`: the languages that a guard reads, by its setting or its model's card; None for no statement.
+    - `image_error(guard)`: why a guard cannot read images, or None.
     - `stores`: the URL schemes of `audit.store`.
     - `vectors`: the wires whose replies have no text.
     - `services`: the families that are moderation services, with whether the service has one address for everybody.
@@ -46,6 +47,7 @@ class Catalogue:
     builtin_only: bool = False
     store_error: Callable[[str], str | None] = _no_error
     import_error: Callable[[str, str], str | None] = _no_error
+    image_error: Callable[[GuardSettings], str | None] = _no_error
 
     def name_error(self, name: str, names: Collection[str], kind: str) -> str | None:
         """Why a name is neither one of `names` nor a usable `module:attribute`, or None; `kind` is its noun."""

@@ -117,6 +117,9 @@ class GuardSettings:
     """The categories to judge by, a name from `taxonomies`; without it, the family's own."""
     languages: tuple[Text, ...] | None = None
     """Codes of the languages that the guard reads; without it, those of its model's card; `[]` makes no statement."""
+    reads: tuple[Literal["text", "image"], ...] = ("text",)
+    """What it is shown: `[text, image]` shows it the images that stand in a request or a reply as data, if it is a
+    service that reads images."""
     timeout_s: Seconds = 30.0
     """Seconds that a check may take, including its wait, before the guard counts as failed."""
     max_wait_s: Seconds = 2.0

@@ -99,5 +99,11 @@ class Limits:
     """Commas and opening brackets of a request body outside of its strings: about the number of its values."""
     reply_values: Count = 4_000_000
     """The same for a reply. With 20 alternatives, the log probabilities of a token have about 150."""
+    images: Count = 64
+    """Images of a request that the guard reads; all of them together are within `body_bytes`."""
+    image_bytes: Count = 10_485_760
+    """Bytes of such an image."""
+    image_pixels: Annotated[int, Interval(ge=1, le=178_956_970)] = 40_000_000  # Pillow decodes no more
+    """Pixels of such an image; decoding it takes about four bytes of memory for each."""
     stream_bytes: Count = 268_435_456
     """Bytes of a streamed reply; one that is longer ends there with a refusal."""

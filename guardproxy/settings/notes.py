@@ -40,6 +40,16 @@ def guard_notes(guard: GuardSettings, members: Mapping[str, GuardSettings]) -> I
             )
 
 
+def image_notes(policy: Policy, guards: Iterable[GuardSettings]) -> Iterator[str]:
+    """One line if one of the guards reads images, and images in requests that it does not read pass."""
+    setting = policy.on_opaque["user"]
+    if setting in ("flag", "allow") and any("image" in guard.reads for guard in guards):
+        yield (
+            f"images that the guard does not read, such as remote ones and animations, pass: on_opaque is {setting}; "
+            "see docs/images.md"
+        )
+
+
 def client_notes(clients: Iterable[Client], now: float) -> Iterator[str]:
     """One line for each client with keys that have ended at the time `now`, in seconds since 1970."""
     for client in clients:

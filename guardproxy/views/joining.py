@@ -3,7 +3,8 @@
 The guard reads the parts as lines. Servers, chat templates and clients join the items of one list (content parts,
 messages, output items) with nothing, a space or a newline, and leave out the parts of other kinds between them. Readers
 of a stream also show the pieces of several texts in the order of their arrival, of all kinds or of some. A part is read
-by itself as well, such as the arguments of a call behind a text: harm in it must not be diluted by the parts beside it.
+by itself as well, such as the arguments of a call behind a text, and so are the texts in it (`strings`): harm must not
+be diluted by what is beside it.
 """
 
 import re
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 
 from guardproxy.types import Message, Part
+from guardproxy.views.strings import is_content, may_have_strings, strings
 
 _INDEX = re.compile(r"\[\d+\]")
 # The text of a list's item is joined whatever its key is.
@@ -23,7 +25,7 @@ _BRACKETS = ("]})>", "[{(<")
 _TAIL = 16
 # Fewer characters say too little by themselves; so does a text that announces a tool call.
 _LEAST, _LEAST_ANNOUNCING = 20, 80
-# Of more parts, several adjacent ones are read together.
+# Of more parts, or strings in parts, several adjacent ones are read together.
 MOST_PARTS = 64
 # The separators between the parts of one message, and between messages. The guard reads ("\n", "\n") anyway.
 _SEPARATORS = (("", ""), ("", "\n"), (" ", " "))
@@ -48,27 +50,34 @@ def joined(message: Message) -> tuple[str, ...]:
 
 
 def apart(message: Message) -> tuple[str, ...]:
-    """Return the texts of the message's parts, each by itself; none if a single part has text, or all are short.
+    """Return the texts of the message's parts, each by itself, and the `strings` in them; none twice.
 
-    At most MOST_PARTS: more parts are taken together in groups of neighbours, one per line. Then come the short parts
-    as one text, in lines and without a break, if together they are long enough.
+    Of the parts at most MOST_PARTS, none if a single part has text or all are short: more parts are taken together in
+    groups of neighbours, one per line. Then come the short parts as one text, in lines and without a break, if together
+    they are long enough. Of the strings likewise at most MOST_PARTS.
     """
     parts = [part for part in message.parts if part.kind != "opaque" and part.text.strip()]
-    if len(parts) < 2:
-        return ()
+    inside = [text for part in parts if may_have_strings(part) for text in strings(part)]
+    return tuple(dict.fromkeys([*_by_themselves(parts), *_grouped(inside)]))
+
+
+def _by_themselves(parts: Sequence[Part]) -> list[str]:
     announcing = _LEAST_ANNOUNCING if any(part.kind == "tool_call" for part in parts) else _LEAST
     texts: list[str] = []
     short: dict[int, list[str]] = {}
-    for part in parts:
-        least = announcing if part.kind == "text" else _LEAST
+    for part in parts if len(parts) > 1 else ():
+        least = announcing if is_content(part) else _LEAST
         (texts if len(part.text) >= least else short.setdefault(least, [])).append(part.text)
     if not texts:
-        return ()
-    size = -(-len(texts) // MOST_PARTS)
-    if size > 1:
-        texts = ["\n".join(texts[start : start + size]) for start in range(0, len(texts), size)]
+        return []
     together = [(least, separator.join(some)) for least, some in short.items() for separator in ("\n", "") if some[1:]]
-    return tuple(dict.fromkeys([*texts, *(text for least, text in together if len(text) >= least)]))
+    return [*_grouped(texts), *(text for least, text in together if len(text) >= least)]
+
+
+def _grouped(texts: Sequence[str]) -> list[str]:
+    """At most MOST_PARTS texts: neighbours together if there are more, one per line."""
+    size = -(-len(texts) // MOST_PARTS) or 1
+    return ["\n".join(texts[start : start + size]) for start in range(0, len(texts), size)]
 
 
 def _interleaved(pieces: Sequence[Part], parts: Sequence[Part]) -> Iterator[str]:

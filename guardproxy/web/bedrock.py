@@ -11,6 +11,7 @@ from typing import Any, Final
 from starlette.types import Receive, Scope
 
 from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
+from guardproxy.images import InlineImage
 from guardproxy.offload import computed
 from guardproxy.pipeline import JudgedTurn, moderated, texts_after
 from guardproxy.ports import Answer
@@ -76,7 +77,7 @@ def message_of(body: Mapping[str, Any], limits: Limits) -> Message:
 
 def _assessed(body: Mapping[str, Any], message: Message, judged: JudgedTurn) -> Answer:
     """The answer to a body whose message was judged."""
-    texts = [part.text for part in message.parts if part.kind != "opaque"]
+    texts = [part.text for part in message.parts if part.kind == "text"]
     action, outputs = "GUARDRAIL_INTERVENED", texts
     if isinstance(judged.outcome, Refuse):
         outputs, reason = [judged.outcome.message], "Guardrail blocked."
@@ -85,25 +86,34 @@ def _assessed(body: Mapping[str, Any], message: Message, judged: JudgedTurn) -> 
         outputs = texts if body.get("outputScope") == "FULL" else []
     else:
         after = texts_after(message, judged.outcome)
-        outputs = [after.get(part.path, part.text) for part in message.parts if part.kind != "opaque"]
+        outputs = [after.get(part.path, part.text) for part in message.parts if part.kind == "text"]
         reason = "Guardrail masked."
     guarded = 0 if judged.verdict is None else message.size
     return _answer(action, outputs, reason, _topics(judged), (guarded, message.size))
 
 
 def _parts(body: Mapping[str, Any]) -> Iterator[Part]:
-    """The texts to judge, and images, which the guard cannot read."""
+    """The texts to judge, and images as opaque parts."""
     for index, item in enumerate(list_at(body, "content")):
         path = f"content[{index}]"
         known = [name for name in ("text", "image") if isinstance(item, dict) and item.get(name) is not None]
         if len(known) != 1 or not isinstance(item[known[0]], dict):
             raise Unreadable("must be one text or one image", path)
         if known == ["image"]:
-            yield Part(f"{path}.image", "", "opaque", "image")
+            yield _image(f"{path}.image", item["image"])
         elif isinstance(item["text"].get("text"), str):
             yield Part(f"{path}.text.text", item["text"]["text"])
         else:
             raise Unreadable("must be a string", f"{path}.text.text")
+
+
+def _image(path: str, value: Mapping[str, Any]) -> Part:
+    """An image with its bytes as base64, the way JSON has them."""
+    source, kind = value.get("source"), value.get("format")
+    data = source.get("bytes") if isinstance(source, dict) else None
+    if not isinstance(data, str) or not isinstance(kind, str):
+        return Part(path, "", "opaque", "image")
+    return Part(path, "", "opaque", "image", InlineImage(f"image/{kind.lower()}", data))
 
 
 def _topics(judged: JudgedTurn) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from guardproxy.offload import computed
 from guardproxy.pipeline import GrowingReplies, moderated
 from guardproxy.ports import Answer
 from guardproxy.settings import Limits
-from guardproxy.types import Message
+from guardproxy.types import Conversation, Message
 from guardproxy.web.apis import ApiParts, CallerLeft, GuardApi
 from guardproxy.web.call import Call, WhileConnected
 from guardproxy.web.errors import NotReady, told
@@ -117,10 +117,13 @@ class CheckApi(GuardApi):
         self._askers.use(who, caller.request, answered=caller.answered)
         if check.stream is not None:
             check = replace(check, stream=_stream_of(call, check.stream))
-        if not check.turn.text.strip():  # a guard would say that nothing is harmless, which it is not asked
-            return _NOT_JUDGED
+        policy = self.parts.policies.current.policies["default"]
+        shown = await self.parts.judging.images.of_request(check.conversation.messages, policy)
+        check = replace(check, conversation=Conversation(tuple(shown)))
+        if not check.turn.text.strip() and not check.turn.images:
+            return _NOT_JUDGED  # a guard would say that nothing is harmless, which it is not asked
         async with WhileConnected(call, receive):
-            verdict = await self.parts.judging.verdict(check)
+            verdict = await self.parts.judging.verdict(check, policy)
             return {**verdict_fields(verdict), "coverage": "partial" if check.turn.opaque else "full"}
         raise CallerLeft("the caller has left")
 

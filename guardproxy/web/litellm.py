@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope
 
 from guardproxy.actions.redact import sentences
 from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
+from guardproxy.images import InlineImage
 from guardproxy.offload import computed
 from guardproxy.pipeline import moderated, texts_after
 from guardproxy.pipeline.reach import reach_of
@@ -25,7 +26,7 @@ from guardproxy.web.call import Call
 from guardproxy.web.chat_api import CHAT, UNCHANGEABLE, ChatApi
 from guardproxy.web.errors import error_answer
 from guardproxy.web.reading import check_size
-from guardproxy.wires.shared.body import dumps, guard_text
+from guardproxy.wires.shared.body import data_url_image, dumps, guard_text
 
 LITELLM = "/beta/litellm_basic_guardrail_api"
 _MEDIA = ("image_url", "input_image", "image", "input_audio", "video_url", "file", "input_file")
@@ -124,7 +125,8 @@ def message_of(body: Mapping[str, Any], texts: list[str], limits: Limits) -> Mes
     side = body.get("input_type")
     if side not in ("request", "response"):
         raise Unreadable("must be request or response", "input_type")
-    beyond = _beyond(list_at(body, "structured_messages"), texts) if side == "request" else ()
+    images = list_at(body, "images")
+    beyond = _beyond(list_at(body, "structured_messages"), texts, images) if side == "request" else ()
     parts = (*_text_parts(texts), *beyond, *_other_parts(body))
     message = Message("assistant" if side == "response" else "user", parts)
     check_size([message], limits, "texts")
@@ -172,13 +174,14 @@ def _text_parts(texts: Sequence[str]) -> Iterator[Part]:
 
 
 def _other_parts(body: Mapping[str, Any]) -> Iterator[Part]:
-    """What comes beside the texts: tool calls and definitions are read as JSON, images are not."""
+    """What comes beside the texts: tool calls and definitions are read as JSON, images are opaque parts."""
     for index, item in enumerate(list_at(body, "tool_calls")):
         yield Part(f"tool_calls[{index}]", guard_text(item), "tool_call")
     for index, item in enumerate(list_at(body, "tools")):
         yield Part(f"tools[{index}]", guard_text(item), "tool_definition")
-    for index, _ in enumerate(list_at(body, "images")):
-        yield Part(f"images[{index}]", "", "opaque", "image")
+    for index, item in enumerate(list_at(body, "images")):
+        found = data_url_image(item) if isinstance(item, str) else None
+        yield Part(f"images[{index}]", "", "opaque", "image", found and InlineImage(*found))
 
 
 def _has_all(body: Mapping[str, Any]) -> bool:
@@ -198,15 +201,15 @@ def _call_of(call: Any) -> tuple[str, ...]:
     return guard_text(function.get("name")), guard_text(function.get("arguments"))
 
 
-def _beyond(messages: Sequence[Any], texts: Sequence[str]) -> Iterator[Part]:
-    """What a request's messages have beside the texts that LiteLLM took out of them, which may be others."""
+def _beyond(messages: Sequence[Any], texts: Sequence[str], images: Sequence[Any]) -> Iterator[Part]:
+    """What a request's messages have beside the texts and images that LiteLLM took out of them, which may be others."""
     taken = set(texts)
     for index, message in enumerate(messages):
         path, fields = f"structured_messages[{index}]", message if isinstance(message, dict) else {"content": message}
         content = fields.get("content")
         more = [item for item in (content if isinstance(content, list) else [content]) if item]
         more = [item for item in more if (item["text"] if _is_text(item) else guard_text(item)) not in taken]
-        if any(_is_media(item) for item in more):
+        if any(_is_media(item) and _url_of(item) not in images for item in more):
             yield Part(f"{path}.content", "", "opaque", "image")
         readable = [item for item in more if not _is_media(item)]
         readable += [value for name, value in fields.items() if name not in ("role", "content") and value]
@@ -225,6 +228,15 @@ def _is_text(item: Any) -> bool:
 
 def _is_media(item: Any) -> bool:
     return isinstance(item, dict) and item.get("type") in _MEDIA
+
+
+def _url_of(item: Mapping[str, Any]) -> Any:
+    """The URL of an item of a chat message that is an image and nothing else; None for other content."""
+    value = item.get("image_url")
+    if item.keys() != {"type", "image_url"} or not isinstance(value, dict):
+        return value if item.keys() == {"type", "image_url"} else None
+    is_plain = value.keys() <= {"url", "detail"} and value.get("detail") in (None, "auto", "low", "high")
+    return value.get("url") if is_plain else None
 
 
 def _named(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ from guardproxy.wires.shared.parts import (
     text,
     with_outer_parts,
 )
+from guardproxy.wires.shared.pictures import bare_image, images
 from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason
 from guardproxy.wires.shared.repeated import Gaps, Steps
 from guardproxy.wires.shared.reply_info import InfoKeys, info_of
@@ -91,7 +92,7 @@ MESSAGE: FieldMap = {
     "role": one_of("system user assistant tool"),
     "content": text(),
     "thinking": text("reasoning"),
-    "images": opaque("image"),
+    "images": images(bare_image),
     "tool_calls": _calls,
     **keys("tool_name tool_call_id", identifier),
     "name": text(),
@@ -110,7 +111,7 @@ SETTINGS: dict[str, FieldRule] = {
     "system": text(),
     "template": opaque("prompt template"),
     "context": opaque("token ids of an earlier conversation"),
-    "images": opaque("image"),
+    "images": images(bare_image),
 }
 
 # A reply, or a line of a stream. `context` passes: it is the judged conversation as token ids, for the next request.
@@ -128,7 +129,7 @@ REPLY: FieldMap = {
     "message": object_with(MESSAGE),
     "response": text(),
     "thinking": text("reasoning"),
-    "image": opaque("image"),
+    "image": bare_image,
 }
 
 

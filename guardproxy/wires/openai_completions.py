@@ -14,6 +14,7 @@ from guardproxy.types import Message, Refuse, Replace
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.base import Changed
 from guardproxy.wires.shared.body import dumps, read_object, remove
+from guardproxy.wires.shared.bounds import choices_of
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.instructions import behind, reads_system
@@ -172,7 +173,7 @@ class OpenAICompletions(openai.OpenAIWire):
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
-        choices = openai.choices_of(parsed)
+        choices = choices_of(parsed)
         known = repeated_in_reply(request)
         read = [self._choice(choice, f"choices[{index}]", known) for index, choice in enumerate(choices)]
         return Reply(

@@ -72,6 +72,15 @@ class KnowsThem:
         """Do nothing: there is nothing to release."""
 
 
+class KnowsThemAlone(KnowsThem):
+    """A guard that finds a plain prompt only if nothing else stands beside it."""
+
+    async def judge(self, check: Check) -> Verdict:
+        """Judge a turn unsafe if it is a known prompt."""
+        unsafe = 0.99 if spelled(check.turn.text) in self._texts else 0.01
+        return Verdict(unsafe, (Finding("harm", unsafe),), self.name)
+
+
 @dataclass(frozen=True)
 class Attempt:
     """A trick with a prompt, and whether the text got past the proxy."""

@@ -7,7 +7,7 @@ import pytest
 from guardproxy.policy import JudgeScope, Policy, Rule, SideRules
 from guardproxy.views import VIEWS
 from tests.escapes import tricks
-from tests.escapes.attempts import Attempts, KnowsThem, prompts
+from tests.escapes.attempts import Attempts, KnowsThem, KnowsThemAlone, prompts
 from tests.escapes.disguises import DISGUISES
 
 BLOCK = SideRules({"*": (Rule("block", 0.5),)})
@@ -58,3 +58,19 @@ def test_no_part_of_a_reply_is_overlooked(streams: Attempts, trick: str, streame
     """The text does not reach the client from any place in the reply, whole or streamed."""
     past = [p for p in prompts()[::12] if asyncio.run(streams.replied(trick, p, streamed=streamed)).past]
     assert past == []
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("trick", ["tool arguments", "tool name", "id of a call", "annotation", "unknown object"])
+def test_a_text_beside_the_content_is_judged_by_itself(trick: str, streamed: bool) -> None:
+    """A guard that the JSON around a text would deceive finds it."""
+    attempts = Attempts(KnowsThemAlone(prompts()), POLICY)
+    past = [p for p in prompts()[::12] if asyncio.run(attempts.replied(trick, p, streamed=streamed)).past]
+    assert past == []
+
+
+def test_a_text_in_a_call_of_the_history_is_judged_by_itself() -> None:
+    """The same in a request."""
+    attempts = Attempts(KnowsThemAlone(prompts()), POLICY)
+    trick = "in tool arguments of the history"
+    assert [p for p in prompts()[::12] if asyncio.run(attempts.placed(trick, p)).past] == []

@@ -1,17 +1,21 @@
 """One turn: what the guard is asked, what a failure decides, and what is recorded."""
 
 import asyncio
+import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from guardproxy.apart import Apart
 from guardproxy.errors import GuardUnavailable, Overloaded
 from guardproxy.observe import Metrics, Observers
+from guardproxy.offload import MEDIUM
 from guardproxy.pipeline.exchange import Exchange, JudgedTurn, Judgement
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judging import Judging
+from guardproxy.pipeline.message_views import MessageViews
 from guardproxy.pipeline.turns import Turn
 from guardproxy.policy import Policy, Rule, SideRules, ThreadPolicy
 from guardproxy.types import Check, Coverage, Decision, Message, Origin, Part, Pass, Refuse, Verdict
@@ -235,3 +239,24 @@ def test_results_keep_the_order_of_the_calls() -> None:
 
     for turns in ([], [3], [3, 1, 2]):
         assert asyncio.run(gathered([after(number) for number in turns])) == turns
+
+
+def test_a_long_text_that_cannot_be_read_is_not_judged() -> None:
+    """The process that computes its views may not start, or end: a failure of the guard, which is not asked."""
+    guard = WordGuard({})
+    broken = MessageViews(Apart((sys.executable, "-c", "pass")))
+    metrics = Metrics(CollectorRegistry())
+    observers = Observers({"list": ListSink()}, metrics=metrics, text="full", required=True)
+    judges = Judging(guard, observers, metrics, {}, views=broken)
+    verdict, decision, error = asyncio.run(judges.judge((), user("word " * MEDIUM), POLICY))
+    assert (verdict, decision.action, decision.cause) == (None, "block", "guard_error")
+    assert "process that reads long texts has ended" in error
+    assert guard.asked == []
+    assert asyncio.run(judges.judge((), user("word"), POLICY))[1].action == "pass"
+
+
+def test_the_views_of_a_long_text_count() -> None:
+    """What the other process finds is judged as what this one finds."""
+    text = "The quick brown fox. " * 5000 + "bo\u200bmb"
+    assert decided(user(text))[1].action == "block"
+    assert decided(user("The quick brown fox. " * 5000))[1].action == "pass"

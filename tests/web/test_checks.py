@@ -410,7 +410,10 @@ def test_the_file_names_what_the_code_reads() -> None:
     assert list(SCHEMAS["Asker"]["properties"]) == list(codec._ASKER_KEYS)
     assert check["side"]["enum"] == list(get_args(Side))
     assert SCHEMAS["Message"]["properties"]["role"]["enum"] == list(get_args(Role))
-    assert SCHEMAS["Part"]["properties"]["kind"]["enum"] == list(get_args(PartKind))
+    assert list(SCHEMAS["Image"]["properties"]) == list(codec._IMAGE_PART_KEYS)
+    assert list(SCHEMAS["Image"]["properties"]["image"]["properties"]) == list(codec._IMAGE_KEYS)
+    kinds = [SCHEMAS[name]["properties"]["kind"]["enum"] for name in ("Part", "Image")]
+    assert {*kinds[0], *kinds[1]} == {*get_args(PartKind)}
     assert SCHEMAS["Decision"]["properties"]["action"]["enum"] == list(get_args(ActionName))
     assert SCHEMAS["Decision"]["properties"]["cause"]["enum"] == list(get_args(Cause))
     assert {place["maxLength"] for place in (check["stream"], check["policy"])} == {codec.LONGEST_NAME}
@@ -423,6 +426,8 @@ _RESPONSES = OPENAPI["paths"]["/v1/check"]["post"]["responses"]
 def following(schema: Any) -> st.SearchStrategy[Any]:
     """Values that follow a schema of the file."""
     schema = SCHEMAS[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    if "anyOf" in schema:
+        return st.one_of(*map(following, schema["anyOf"]))
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     if schema["type"] == "object":

@@ -11,7 +11,7 @@ from guardproxy.pipeline.growing import GrowingReplies
 from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.policy import Policy, StreamPolicy
 from guardproxy.settings import Limits
-from guardproxy.web.litellm import LITELLM, LitellmApi, texts_of
+from guardproxy.web.litellm import LITELLM, LitellmApi, _beyond, texts_of
 from guardproxy.wires.openai_chat import wire
 from tests.kit import eventually
 from tests.web.gateways import RULES, ApiStand, Failing, said
@@ -245,3 +245,17 @@ def test_a_reply_that_grows_no_more_is_recorded_after_a_while() -> None:
 
     asyncio.run(run())
     assert written == ["second"]
+
+
+def test_an_image_that_litellm_took_out_is_known_only_if_it_is_nothing_else() -> None:
+    """Whatever else stands in its item stays opaque: nothing reads it."""
+    url = "data:image/png;base64,QQ=="
+    items = {
+        "plain": {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
+        "short": {"type": "image_url", "image_url": url},
+        "hidden": {"type": "image_url", "image_url": {"url": url, "detail": "a poison"}},
+        "beside": {"type": "image_url", "image_url": {"url": url}, "note": "a poison"},
+        "other": {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+    }
+    left = {name for name, item in items.items() if [*_beyond([{"content": [item]}], [], [url])]}
+    assert left == {"hidden", "beside", "other"}

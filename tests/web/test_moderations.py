@@ -122,10 +122,15 @@ def test_message_parts_are_one_text(client: openai.OpenAI) -> None:
 
 
 def test_an_image_is_refused_not_passed(client: openai.OpenAI) -> None:
-    """An image is an error of the request, with its path."""
-    parts: Any = [{"type": "text", "text": "hello"}, {"type": "image_url", "image_url": {"url": "https://x/y.png"}}]
-    with pytest.raises(openai.BadRequestError, match=r"input\[1\]: the guard reads text only"):
-        client.moderations.create(input=parts)
+    """An image is an error of the request, with its path: a remote one, and any for a guard that reads text only."""
+    text, images = (
+        {"type": "text", "text": "hello"},
+        {"https://x/y.png": "not fetched", "data:image/png;base64,QQ==": "text only"},
+    )
+    for url, why in images.items():
+        parts: Any = [text, {"type": "image_url", "image_url": {"url": url}}]
+        with pytest.raises(openai.BadRequestError, match=rf"input\[1\]\.image_url\.url: .*{why}"):
+            client.moderations.create(input=parts)
 
 
 def test_a_guard_that_fails_is_no_result(client: openai.OpenAI) -> None:

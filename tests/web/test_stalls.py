@@ -8,20 +8,28 @@ import pytest
 from bench.stall_bodies import Body, requests
 from bench.stalls import measure, process
 
-# Seconds. The aim is 0.05. Without threads and limits, a body stops the loop for up to 9 s. A search of a long text
-# that keeps Python's lock takes up to 0.3 (bench/RESULTS.md).
-STALL_S, SEARCH_S = 0.1, 0.5
+# Seconds. The aim is 0.05, which a machine that computes much else misses. Without threads, processes and limits, a
+# body stops the loop for up to 9 s.
+STALL_S = 0.1
 BOUNDS = {
     "100,000 parts of a message": STALL_S,
-    "1 MB of prose": SEARCH_S,
-    "1 MB of base85": SEARCH_S,
+    "1 MB of prose": STALL_S,
+    "1 MB of base85": STALL_S,
+    "1 MB of markup": STALL_S,
+    "1 MB of quotes": STALL_S,
+    "1 MB of right-to-left overrides": STALL_S,
     "20 MB of []": 3 * STALL_S,
     "20 MB of {}": 3 * STALL_S,
     "20 MB of long numbers": STALL_S,
     "9,999 system messages": STALL_S,
-    "LiteLLM, a reply of 20 long texts": SEARCH_S,
-    "Bedrock: 20 long texts": SEARCH_S,
+    "LiteLLM, a reply of 20 long texts": 2 * STALL_S,
+    "Bedrock: 20 long texts": 2 * STALL_S,
+    "reply of 10,000 choices": STALL_S,
     "stream of 20 frames of 50 KB": 3 * STALL_S,
+    "stream of 100 choices": 2 * STALL_S,
+    "stream of 20,000 choices": 3 * STALL_S,
+    "stream with a frame of 10,000 choices": 2 * STALL_S,
+    "stream of 200,000 empty events": 2 * STALL_S,
 }
 
 
@@ -45,7 +53,7 @@ def bodies() -> dict[str, Body]:
 @pytest.mark.parametrize("name", BOUNDS)
 def test_the_event_loop_goes_on(proxy: str, bodies: dict[str, Body], name: str) -> None:
     row = asyncio.run(measure(proxy, bodies[name]))
-    assert row.status in (200, 400, 413)
+    assert row.status in (200, 400, 413, 502)
     assert row.held_s < BOUNDS[name], row  # what the process itself causes, however busy the machine is
 
 

@@ -10,6 +10,7 @@ from guardproxy.ports import Request
 from guardproxy.types import Message, Part
 from guardproxy.wires import openai_chat, openai_completions
 from guardproxy.wires.shared import openai
+from guardproxy.wires.shared.bounds import choices_of
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import FieldMap, object_with, outer_parts
 from tests.wires.kit import CHAT
@@ -263,13 +264,13 @@ def test_errors_of_the_proxy(status: int, kind: str) -> None:
 
 def test_the_choices_of_a_reply() -> None:
     """A body has a list of choices, or an error."""
-    assert openai.choices_of({"choices": [1]}) == [1]
-    assert openai.choices_of({"choices": [], "error": {}}) == []
+    assert choices_of({"choices": [1]}) == [1]
+    assert choices_of({"choices": [], "error": {}}) == []
     for error in ({}, "no"):
-        assert openai.choices_of({"error": error}) == openai.choices_of({"choices": None, "error": error}) == []
+        assert choices_of({"error": error}) == choices_of({"choices": None, "error": error}) == []
     for body in ({}, {"error": 7}, {"choices": {}}, {"choices": "a", "error": "no"}, {"error": None}):
         with pytest.raises(UpstreamUnreadable, match="choices: must be a list"):
-            openai.choices_of(body)
+            choices_of(body)
 
 
 def test_a_body_without_choices_gets_one() -> None:

@@ -443,7 +443,7 @@ def test_ollama_coverage() -> None:
     assert (request.stream, request.structured) == (True, True)
     assert _parts(request)[1:] == [
         ("user", "text", "messages[0].content", "Hi"),
-        ("user", "opaque", "messages[0].images", "image"),
+        ("user", "opaque", "messages[0].images[0]", "image"),
         ("assistant", "text", "messages[1].content", ""),
         ("assistant", "tool_call", "messages[1].tool_calls[0].function.arguments", 'f\n{"a": 1}'),
         ("tool", "tool_result", "messages[2].content", "ok"),

@@ -12,10 +12,11 @@ from guardproxy.ports import Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Conversation, Edit, Message, Part, Refuse, Replace
 from guardproxy.wires.shared.body import read_object
+from guardproxy.wires.shared.bounds import CHOICES
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import error_text, handled_in_code, keys
 from guardproxy.wires.shared.stream_state import ChoiceState, Event
-from guardproxy.wires.shared.streams import CHOICES, BaseStream, without
+from guardproxy.wires.shared.streams import BaseStream, without
 
 OUTER = {**keys("model"), "error": error_text, "choices": handled_in_code}
 SENTENCE = "how to hide a kettle behind the pillow of your mother"
@@ -176,7 +177,7 @@ def test_choices_are_counted_from_zero() -> None:
     assert CHOICES == 1024
     assert stream.state_of(0) is stream.state_of(0) is not stream.state_of(1)
     assert stream.state_of(CHOICES - 1).builder.error is UpstreamUnreadable
-    with pytest.raises(UpstreamUnreadable, match="choice 1024"):
+    with pytest.raises(UpstreamUnreadable, match="1025 choices"):
         stream.state_of(CHOICES)
     assert stream.choices == (0, 1, CHOICES - 1)
 

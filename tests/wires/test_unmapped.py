@@ -1,9 +1,12 @@
 """Values that no field map describes: which strings, keys and lists in them are judged, and which are opaque."""
 
+import re
 import uuid
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guardproxy.errors import Unreadable
 from guardproxy.wires.shared.identifiers import is_identifier
@@ -165,3 +168,18 @@ def test_objects_of_unknown_types(value: dict[str, Any], kind: str, judged: dict
     builder = MessageBuilder(Unreadable)
     unknown_object(builder, value, "x", "item", kind)
     assert parts(builder) == judged
+
+
+@given(
+    st.sampled_from(
+        ["https://", "data:a b,", "data:,", "x:", "", "1:", ":", "a" * 70_000 + "://", "data:" + "b" * 210]
+    ),
+    st.integers(0, 200_000),
+    st.sampled_from(["", " ", "\n", "\u2003", "é"]),
+    st.integers(66_000, 200_000),
+)
+def test_long_urls_are_read_as_short_ones(head: str, before: int, sign: str, behind: int) -> None:
+    """A URL is found in pieces if and only if it is found as a whole."""
+    text = head + "+" * before + sign + "é" * behind  # nothing of it is an identifier or data
+    whole = re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:(?://|[^,]{0,200},)\S*", text) is not None
+    assert is_unreadable(text) == whole

@@ -1,7 +1,7 @@
 """Check that the families accept the options and the taxonomy of each guard, and collect the guards' categories."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from guardproxy.errors import ConfigError
@@ -54,12 +54,27 @@ def _categories_of(
     if guard.patterns is not None and guard.family == PATTERNS:
         options["patterns"] = guard.patterns
     try:
-        return catalogue.categories(guard.family, options, taxonomy), []
+        found = catalogue.categories(guard.family, options, taxonomy)
+        return found, [*_reads(root, path, guard, catalogue)]
     except ConfigError as error:
         return None, [_problem(root, path, message, taxonomy) for message in error.problems]
     except Exception as error:  # noqa: BLE001 - a family of the user's own may raise anything
         message = f"the family rejects its options: {type(error).__name__}: {error}"
         return None, [_problem(root, path, message, taxonomy)]
+
+
+def _reads(root: Node, path: SettingPath, guard: GuardSettings, catalogue: Catalogue) -> Iterator[Problem]:
+    """The mistakes in what a guard is shown."""
+    node = root.get(*path, "reads")
+    if node is None:
+        return
+    error = catalogue.image_error(guard) if "image" in guard.reads else None
+    if "text" not in guard.reads:
+        error = "must have text: a guard is shown every text, and an image beside its text"
+    elif len(set(guard.reads)) < len(guard.reads):
+        error = "names a kind twice; remove one"
+    if error:
+        yield Problem(node.position, (*path, "reads"), error)
 
 
 def _options(root: Node, path: SettingPath, types: Mapping[str, Any]) -> list[Problem]:

@@ -31,7 +31,7 @@ def words(text: str) -> list[str]:
     if not folded.isascii():
         decomposed = unicodedata.normalize("NFKD", folded).casefold()
         folded = "".join(c for c in decomposed if not unicodedata.category(c).startswith("M"))
-    return _PIECE.findall(folded)
+    return [match.group() for match in _PIECE.finditer(folded)]  # `findall` would keep Python's lock to its end
 
 
 def search_terms(text: str) -> list[SearchTerm]:

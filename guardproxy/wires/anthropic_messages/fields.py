@@ -13,7 +13,6 @@ from guardproxy.wires.shared.parts import (
     FieldMap,
     FieldRule,
     error_text,
-    file_text,
     handled_in_code,
     identifier,
     json_text,
@@ -30,6 +29,7 @@ from guardproxy.wires.shared.parts import (
     string_or,
     text,
 )
+from guardproxy.wires.shared.pictures import encoded
 from guardproxy.wires.shared.unmapped import unknown_object
 
 _COMMON: FieldMap = keys("type cache_control index")
@@ -54,16 +54,13 @@ def _tool_call(table: FieldMap) -> FieldRule:
     return rule
 
 
-def _encoded(note: str) -> FieldRule:
-    """Judge a base64 source if its media type is text; otherwise it is opaque with this note."""
+def _encoded(note: str, kind: PartKind) -> FieldRule:
+    """Judge a base64 source if its media type is text; otherwise it is opaque with this note, or an image."""
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         object_with({"type": passed, "media_type": labels, "data": handled_in_code})(builder, value, path)
-        found = file_text(str(value.get("media_type")), value.get("data"))
-        if found is None:
-            opaque(note)(builder, value.get("data") or "", f"{path}.data")
-        else:
-            builder.add(f"{path}.data", found)
+        media_type = str(value.get("media_type"))
+        encoded(builder, value.get("data"), f"{path}.data", media_type=media_type, note=note, kind=kind)
 
     return rule
 
@@ -83,10 +80,10 @@ def _by_type(rules: Mapping[str, FieldRule]) -> FieldRule:
     return rule
 
 
-def _source(note: str, inner: FieldRule) -> FieldRule:
+def _source(note: str, inner: FieldRule, kind: PartKind) -> FieldRule:
     return _by_type(
         {
-            "base64": _encoded(note),
+            "base64": _encoded(note, kind),
             "url": object_with({"type": passed, "url": opaque(note)}),
             "file": object_with({"type": passed, "file_id": opaque(note)}),
             "text": object_with({"type": passed, "media_type": labels, "data": text()}),
@@ -113,12 +110,12 @@ _RESULT: FieldMap = {**_COMMON, **keys("is_error caller"), **keys("tool_use_id t
 def _blocks(kind: PartKind) -> dict[str, FieldRule]:
     """Return the rule for each type of block; `kind` is the kind of their plain texts."""
     plain: dict[str, FieldRule] = {"text": object_with({**_COMMON, "text": text(kind), "citations": _CITATIONS})}
-    inner = _by_type({**plain, "image": object_with({**_COMMON, "source": _source("image", _by_type(plain))})})
+    inner = _by_type({**plain, "image": object_with({**_COMMON, "source": _source("image", _by_type(plain), kind)})})
     document = {"title": text(kind), "context": text(kind), "citations": passed}
     return {
         **plain,
-        "image": object_with({**_COMMON, "source": _source("image", inner)}),
-        "document": object_with({**_COMMON, **document, "source": _source("document", inner)}),
+        "image": object_with({**_COMMON, "source": _source("image", inner, kind)}),
+        "document": object_with({**_COMMON, **document, "source": _source("document", inner, kind)}),
         "search_result": object_with(
             {**_COMMON, **document, "source": text(kind), "content": list_of(_by_type(plain))}
         ),

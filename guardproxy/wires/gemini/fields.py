@@ -15,7 +15,6 @@ from guardproxy.wires.shared.parts import (
     FieldMap,
     FieldRule,
     error_text,
-    file_text,
     handled_in_code,
     identifier,
     json_text,
@@ -31,6 +30,7 @@ from guardproxy.wires.shared.parts import (
     read_fields,
     text,
 )
+from guardproxy.wires.shared.pictures import encoded
 
 _CAPITAL = re.compile(r"(?<!^)([A-Z])")
 
@@ -59,8 +59,8 @@ def unique_value(builder: MessageBuilder, value: Mapping[str, Any], name: str, p
     return value.get(name, value.get(other))
 
 
-def _data(note: str) -> FieldRule:
-    """Judge inline data if its media type is text; otherwise it is opaque with this note."""
+def _data(kind: PartKind) -> FieldRule:
+    """Judge inline data if its media type is text, as text of this kind; otherwise it is opaque, or an image."""
     table = both_spellings({"mimeType": labels, **keys("data displayName", handled_in_code)})
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
@@ -69,12 +69,9 @@ def _data(note: str) -> FieldRule:
             return
         title = unique_value(builder, value, "displayName", path)
         if isinstance(title, str):
-            builder.add(f"{path}.{spelled(value, 'displayName')}", title)
-        found = file_text(str(unique_value(builder, value, "mimeType", path)), value.get("data"))
-        if found is None:
-            opaque(note)(builder, value.get("data") or "", f"{path}.data")
-        else:
-            builder.add(f"{path}.data", found)
+            builder.add(f"{path}.{spelled(value, 'displayName')}", title, kind)
+        media_type = str(unique_value(builder, value, "mimeType", path))
+        encoded(builder, value.get("data"), f"{path}.data", media_type=media_type, note="inline data", kind=kind)
 
     return rule
 
@@ -104,7 +101,9 @@ _RESULT = object_with(
             **keys("willContinue scheduling"),
             **keys("id name", identifier),
             "response": json_text("tool_result"),
-            "parts": opaque("parts of a function's response"),
+            "parts": list_of(
+                object_with(both_spellings({"inlineData": _data("tool_result"), "fileData": opaque("file")}))
+            ),
         }
     )
 )
@@ -112,7 +111,7 @@ _FLAGS: FieldMap = keys("thought videoMetadata partMetadata mediaResolution") | 
 _PART: FieldMap = both_spellings(
     {
         **_FLAGS,
-        "inlineData": _data("inline data"),
+        "inlineData": _data("text"),
         "fileData": opaque("file"),
         "functionCall": _call,
         "functionResponse": _RESULT,

@@ -12,6 +12,7 @@ from guardproxy.types import Refuse, Replace, ReplyInfo
 from guardproxy.wires.gemini.array import JsonArray
 from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, ROLE, TOKEN, part, snake, unique_value
 from guardproxy.wires.shared.body import dumps, parsed_object, read_object
+from guardproxy.wires.shared.bounds import check_choices
 from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, judge_token
 from guardproxy.wires.shared.message_builder import MessageBuilder
@@ -43,6 +44,7 @@ def candidates_of(body: Mapping[str, Any]) -> list[Any]:
         return []
     if not isinstance(candidates, list):
         raise UpstreamUnreadable("must be a list", "candidates")
+    check_choices(len(candidates))
     return candidates
 
 

@@ -17,6 +17,7 @@ from guardproxy.wires.openai_chat.stream import ChatStream, log_probabilities, r
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.base import Changed, message_list, plain_message, with_tool_results
 from guardproxy.wires.shared.body import dumps, read_object, remove
+from guardproxy.wires.shared.bounds import choices_of
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.instructions import add_to_messages, reads_system
@@ -97,7 +98,7 @@ class OpenAIChat(openai.OpenAIWire):
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
-        choices = openai.choices_of(parsed)
+        choices = choices_of(parsed)
         known = repeated_in_reply(request)
         read = [self._choice(choice, index, known) for index, choice in enumerate(choices)]
         return Reply(

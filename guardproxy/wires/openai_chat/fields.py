@@ -28,6 +28,7 @@ from guardproxy.wires.shared.parts import (
     string_or,
     text,
 )
+from guardproxy.wires.shared.pictures import images
 from guardproxy.wires.shared.unmapped import judge_key
 
 _IMAGE = string_or(data("image"), object_with({"url": data("image"), "detail": passed}))
@@ -80,11 +81,12 @@ REPLY_MESSAGE: FieldMap = {
     "audio": object_with({"id": name, "expires_at": passed, "data": opaque("audio"), "transcript": text("transcript")}),
     "annotations": list_of(json_text("text")),
     "citations": json_text("text"),
-    "images": opaque("image"),
+    "images": images(object_by_type({"image_url": {"image_url": _IMAGE, "index": passed}})),
     "executed_tools": json_text("tool_result"),
 }
 DELTA: FieldMap = {
     **REPLY_MESSAGE,
+    "images": opaque("image"),
     "content": string_or(text(), openai.by_index(_PART)),
     "reasoning_details": openai.by_index(_DETAIL),
     "annotations": openai.whole_items,

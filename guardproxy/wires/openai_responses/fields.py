@@ -31,6 +31,7 @@ from guardproxy.wires.shared.parts import (
     string_or,
     text,
 )
+from guardproxy.wires.shared.pictures import bare_image
 from guardproxy.wires.shared.unmapped import unknown_object
 
 _ITEM: FieldMap = {
@@ -104,9 +105,23 @@ _ACTION: FieldRule = object_with(
 )
 _CODE_OUTPUT = list_of(
     object_by_type(
-        {"logs": {"logs": text("tool_result")}, "image": {"url": opaque("image")}, "files": {"files": opaque("file")}}
+        {
+            "logs": {"logs": text("tool_result")},
+            "image": {"url": data("image", "tool_result")},
+            "files": {"files": opaque("file")},
+        }
     )
 )
+_SCREENSHOT = object_by_type(
+    {"computer_screenshot": {"image_url": data("image", "tool_result"), "file_id": opaque("image")}}
+)
+
+
+def _screenshot(builder: MessageBuilder, value: Any, path: str) -> None:
+    """Read what a computer shows; anything but an object is opaque."""
+    (_SCREENSHOT if isinstance(value, dict) else opaque("image"))(builder, value, path)
+
+
 _MCP: FieldMap = {"approval_request_id": identifier, "output": text("tool_result"), "error": json_text("tool_result")}
 
 ITEMS: dict[str, FieldRule] = {
@@ -136,7 +151,7 @@ ITEMS: dict[str, FieldRule] = {
         {
             **_ITEM,
             **keys("action background output_format quality size error svg_usage"),
-            "result": opaque("image"),
+            "result": bare_image,
             "revised_prompt": text(),
         }
     ),
@@ -149,7 +164,7 @@ ITEMS: dict[str, FieldRule] = {
     "function_call_output": object_with({**_ITEM, "name": identifier, "output": _RESULT}),
     "custom_tool_call_output": object_with({**_ITEM, "output": _RESULT}),
     "computer_call_output": object_with(
-        {**_ITEM, "output": opaque("image"), "acknowledged_safety_checks": json_text("tool_result")}
+        {**_ITEM, "output": _screenshot, "acknowledged_safety_checks": json_text("tool_result")}
     ),
     "local_shell_call_output": object_with({**_ITEM, "output": text("tool_result")}),
     "shell_call_output": object_with({**_ITEM, "output": json_text("tool_result")}),

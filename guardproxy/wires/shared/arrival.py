@@ -32,6 +32,7 @@ class Arrivals:
         self._last: tuple[int, str] | None = None
         self._alternate = False
         self._fed: tuple[Part, ...] | None = None  # the pieces so far, once somebody has asked for them
+        self._released: tuple[Part, ...] | None = None  # those that have been released, likewise
 
     def add(self, choice: int, said: Iterable[Said], parts: Paths) -> int:
         """Add what a frame brings of a choice; return the number of pieces. `parts`: its paths.
@@ -57,7 +58,7 @@ class Arrivals:
         if kind != "tool_call" and not _is_shown(path):
             return 0
         self._pieces += [(choice, piece) for piece in pieces]
-        self._fed = None
+        self._fed = self._released = None
         if (choice, path) != self._last:
             self._note(choice, Part(path, text, kind), parts)
         return len(pieces)
@@ -78,12 +79,14 @@ class Arrivals:
     def release(self, count: int) -> None:
         """Note that the next pieces have been released."""
         self._sent += count
+        self._released = None
 
     def end(self, choice: int, rest: Iterable[Part]) -> None:
         """Replace the unreleased pieces of a choice with the rest of its texts, which is released at once."""
         pending = [piece for piece in self._pieces[self._sent :] if piece[0] != choice]
         sent = [*self._pieces[: self._sent], *((choice, (part.path, part.kind, part.text)) for part in rest)]
-        self._pieces, self._sent, self._fed = [*sent, *pending], len(sent), None
+        self._pieces, self._sent = [*sent, *pending], len(sent)
+        self._fed = self._released = None
 
     def fed(self, without: Collection[int] = ()) -> tuple[Part, ...]:
         """Return the pieces so far, except for the unreleased ones of the choices `without`."""
@@ -96,7 +99,8 @@ class Arrivals:
 
     def released(self) -> tuple[Part, ...]:
         """Return the pieces that have been released."""
-        return self._parts(self._pieces[: self._sent])
+        self._released = self._parts(self._pieces[: self._sent]) if self._released is None else self._released
+        return self._released
 
     def _parts(self, pieces: Iterable[tuple[int, Said]]) -> tuple[Part, ...]:
         """Return pieces, those of a text in a row as one; none if one choice has one text after the other, in order."""

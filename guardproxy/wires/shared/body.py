@@ -97,6 +97,9 @@ def _whole(digits: str) -> int:
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
 
 
+_AT_ONCE = 1024 * 1024  # bytes
+
+
 def has_more_values(body: bytes, most: int) -> bool:
     """Return whether a JSON text has more than `most` values in lists and objects, without parsing it.
 
@@ -116,13 +119,18 @@ def has_more_values(body: bytes, most: int) -> bool:
 
 
 def _marks(body: bytes, start: int, stop: int) -> int:
-    return sum(body.count(mark, start, stop) for mark in (b",", b"[", b"{"))
+    pieces = range(start, stop, _AT_ONCE)  # a call keeps Python's lock to its end
+    return sum(body.count(mark, at, min(at + _AT_ONCE, stop)) for at in pieces for mark in (b",", b"[", b"{"))
 
 
 def _check_depth(body: bytes, error: type[Unreadable]) -> None:
     if body.count(b"[") + body.count(b"{") <= DEPTH:
         return
-    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    outside, end = [], 0
+    for match in _STRING.finditer(body):  # see `has_more_values`
+        outside.append(body[end : match.start()])
+        end = match.end()
+    brackets = b"".join([*outside, body[end:]]).translate(None, _NOT_BRACKETS)
     deltas = (1 if bracket in b"[{" else -1 for bracket in brackets)
     if max(accumulate(deltas), default=0) > DEPTH:
         raise error(f"is nested deeper than {DEPTH} levels; flatten it")
@@ -249,6 +257,13 @@ def data_url_text(url: str) -> str | None:
         return None
     data = unquote_to_bytes(payload)
     return base64_text(data) if media_type.lower().endswith(";base64") else _utf8(data)
+
+
+def data_url_image(url: str) -> tuple[str, str] | None:
+    """Return the media type and the base64 data of a data URL of an image; None for any other string."""
+    head, comma, payload = url[5:].partition(",") if url[:11].lower() == "data:image/" else ("", "", "")
+    media_type, *parameters = [step.strip().lower() for step in head.split(";")]
+    return (media_type, payload) if comma and parameters[-1:] == ["base64"] else None
 
 
 def is_text_type(media_type: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from guardproxy.errors import Unreadable
+from guardproxy.images import InlineImage
 from guardproxy.types import Message, Part, PartKind, Role
 from guardproxy.wires.shared.identifiers import is_identifier, is_value, looseness
 from guardproxy.wires.shared.known import Known
@@ -20,6 +21,7 @@ class _GrowingPart:
     note: str = ""
     head: list[str] = field(default_factory=list)  # the name of a tool call
     body: list[str] = field(default_factory=list)
+    image: InlineImage | None = None
 
     def text(self) -> str:
         """Return the text of the piece, and keep it joined: a stream asks for it again and again."""
@@ -113,17 +115,21 @@ class MessageBuilder:
             self.name(path, text)
         return bool(texts)
 
-    def opaque(self, path: str, note: str) -> None:
-        """Add an opaque part. The same place may have a text too: both are parts."""
-        self.pieces[_OPAQUE + path] = _GrowingPart(path, "opaque", note)
+    def opaque(self, path: str, note: str, image: InlineImage | None = None) -> None:
+        """Add an opaque part, with the image that it is. The same place may have a text too: both are parts."""
+        self.pieces[_OPAQUE + path] = _GrowingPart(path, "opaque", note, image=image)
         self.opaques += 1
         self.added.append((path, ""))
+
+    def picture(self, path: str, image: InlineImage) -> None:
+        """Say that the opaque part at `path` is this image."""
+        self.pieces[_OPAQUE + path].image = image
 
     def include(self, parts: Iterable[Part]) -> None:
         """Add the parts of another message."""
         for part in parts:
             if part.kind == "opaque":
-                self.opaque(part.path, part.note)
+                self.opaque(part.path, part.note, part.image)
             else:
                 self.add(part.path, part.text, part.kind)
 
@@ -142,7 +148,7 @@ class MessageBuilder:
             path = piece.path
             mine = self.pieces.get(path)
             if piece.kind == "opaque":
-                self.opaque(path, piece.note)
+                self.opaque(path, piece.note, piece.image)
             elif mine is None or not mine.text():
                 self._copy(path, piece)
             elif mine.text() != piece.text() and piece.text():
@@ -180,5 +186,7 @@ class MessageBuilder:
         """Return the message so far."""
         return Message(
             role,
-            tuple(Part(piece.path, piece.text(), piece.kind, piece.note) for piece in self.pieces.values()),
+            tuple(
+                Part(piece.path, piece.text(), piece.kind, piece.note, piece.image) for piece in self.pieces.values()
+            ),
         )

@@ -19,6 +19,7 @@ from guardproxy.sse import Frame, Sse
 from guardproxy.types import Message, Refuse, Replace
 from guardproxy.wires.shared.base import BaseWire, Changed, request_digest
 from guardproxy.wires.shared.body import dumps, read_object
+from guardproxy.wires.shared.bounds import choices_of
 from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
@@ -215,16 +216,6 @@ class OpenAIWire(BaseWire):
         kind = "requests" if status == 429 else "invalid_request_error" if 400 <= status < 500 else "server_error"
         body = {"error": {"message": message, "type": kind, "param": None, "code": code, **(reason or {})}}
         return Answer(status, JSON, dumps(body))
-
-
-def choices_of(body: Mapping[str, Any]) -> list[Any]:
-    """Return the choices of a reply, none for an error body. Raises UpstreamUnreadable."""
-    choices = body.get("choices")
-    if choices is None and isinstance(body.get("error"), dict | str):
-        return []
-    if not isinstance(choices, list):
-        raise UpstreamUnreadable("must be a list", "choices")
-    return choices
 
 
 def choices_to_edit(body: dict[str, Any], head: Mapping[str, Any]) -> list[Any]:

@@ -23,7 +23,8 @@ strictly a field is read, and where its text belongs:
 - `error_text`: as `passed`, and the message of an error is text;
 - `numbers`: as `passed`, with lists of numbers, which are opaque elsewhere: they may be token ids;
 - `machine_data`: a signature or other base64 data that only the server reads; it is judged if it is text;
-- `opaque`: an image or other content that no guard can read; text in such a field is judged all the same.
+- `opaque`: content that no guard can read; text in such a field is judged all the same. An inline image is opaque here,
+  and carries its data (`pictures`).
 
 The ids, names, labels and unknown keys of a body may have six words of their own together; if they have more, all of
 them are judged (`known.Known`).
@@ -38,10 +39,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
+from guardproxy.images import InlineImage
 from guardproxy.types import Message, Part, PartKind
 from guardproxy.wires.shared.body import (
     base64_text,
     child_path,
+    data_url_image,
     data_url_text,
     guard_text,
     is_text_type,
@@ -213,14 +216,19 @@ def opaque(note: str) -> FieldRule:
 
 
 def data(note: str, kind: PartKind = "text") -> FieldRule:
-    """Judge the text in a `text/*` or JSON data URL; add everything else as an opaque part with this note."""
+    """Judge the text in a `text/*` or JSON data URL; add everything else as an opaque part with this note.
+
+    The data URL of an image is an opaque part with that image. `kind` is that of a text in this place.
+    """
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         found = data_url_text(value) if isinstance(value, str) else None
         if found is not None:
             builder.add(path, found, kind)
-        else:
-            opaque(note)(builder, value, path)
+            return
+        opaque(note)(builder, value, path)
+        if isinstance(value, str) and (image := data_url_image(value)) is not None:
+            builder.picture(path, InlineImage(*image, kind == "tool_result"))
 
     return rule
 

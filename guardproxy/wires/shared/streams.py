@@ -19,6 +19,7 @@ from guardproxy.sse import Frame, FrameDecoder, Sse
 from guardproxy.types import Message, Part, PartKind, Refuse, Replace, ReplyInfo
 from guardproxy.wires.shared.arrival import Arrivals
 from guardproxy.wires.shared.body import has_more_values, remove
+from guardproxy.wires.shared.bounds import check_choices, check_pieces
 from guardproxy.wires.shared.known import repeated_in_reply
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import FieldMap, outer_parts
@@ -27,7 +28,6 @@ from guardproxy.wires.shared.stream_state import ChoiceState, Event
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
-CHOICES = 1024  # choices per stream
 FRAME_VALUES = 100_000  # values in one frame, which is parsed on the event loop
 _PATTERNS = 4  # frames whose repetitions are recognised, the latest
 _LEARNED = 8  # frames that are learned before any repetition has come, and more for every _LEARNED repetitions
@@ -60,6 +60,7 @@ class BaseStream(ABC):
         self.info = ReplyInfo()
         self._decoder = decoder
         self._states: dict[int, ChoiceState] = {}
+        self._pieces = 0
         self._arrivals = Arrivals()
         self._cut = False  # the last released frame was incomplete
         self._broken_off: set[int] = set()  # choices that the upstream has not closed
@@ -148,9 +149,7 @@ class BaseStream(ABC):
     def state_of(self, choice: int) -> ChoiceState:
         """Return the state of a choice, a new one for a new choice. Raises UpstreamUnreadable beyond CHOICES."""
         if choice not in self._states:
-            # A choice costs memory and a check, and some wires write a frame for every lower choice.
-            if choice >= CHOICES:
-                raise UpstreamUnreadable(f"choice {choice} of a stream is beyond the {CHOICES} that are read")
+            check_choices(choice + 1)  # some wires write a frame for every lower choice
             self._states[choice] = ChoiceState(MessageBuilder(UpstreamUnreadable, self.known))
         return self._states[choice]
 
@@ -170,9 +169,11 @@ class BaseStream(ABC):
         self.refuse_if_terminated()
         state = self.state_of(choice)
         builder, was_closed = state.builder, state.final
-        size, opaques = builder.size, builder.opaques
+        size, opaques, pieces = builder.size, builder.opaques, len(builder.pieces)
         whole = read(state)
         whole = builder.add_noted() or whole
+        self._pieces += len(builder.pieces) - pieces
+        check_pieces(self._pieces)
         if was_closed and builder.size > size:
             raise UpstreamUnreadable(f"text behind the end of choice {choice}")
         if state.final:  # on every frame behind the end as well: there is no text left for an echo to wait for

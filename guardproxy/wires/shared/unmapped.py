@@ -10,12 +10,24 @@ from guardproxy.wires.shared.identifiers import LENGTH, LOOSE, is_identifier, is
 from guardproxy.wires.shared.message_builder import MessageBuilder
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://|[^,]{0,200},)\S*")
+_SPACE = re.compile(r"\s")
+_PIECE = 65536  # characters
+_LONGEST_HEAD = 256  # characters of a URL behind the colon, up to those that can be anything but a space
 _NUMERAL = re.compile(r"\s*[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?\s*")
 
 
 def is_unreadable(value: str) -> bool:
     """Return whether a string is an identifier, a URL, or data: all that a field with an image or a file may have."""
-    return is_identifier(value) or is_machine_data(value) or _URL.fullmatch(value) is not None
+    return is_identifier(value) or is_machine_data(value) or _is_url(value)
+
+
+def _is_url(value: str) -> bool:
+    """Whether a string is a URL. A long one is searched in pieces: a search keeps Python's lock to its end."""
+    if len(value) <= _PIECE or ":" not in value[: _PIECE - _LONGEST_HEAD]:
+        return _URL.fullmatch(value) is not None
+    if _URL.fullmatch(value[:_PIECE]) is None:
+        return False
+    return not any(_SPACE.search(value, start, start + _PIECE) for start in range(_PIECE, len(value), _PIECE))
 
 
 def judge(builder: MessageBuilder, value: str, path: str, accepts: Callable[[str], bool] = is_value) -> None:
@@ -27,7 +39,7 @@ def judge(builder: MessageBuilder, value: str, path: str, accepts: Callable[[str
     if not goes_on and (accepts(value) or value in builder.known):
         return
     readable = data_url_text(value)
-    if readable is None and (is_machine_data(value) or (value[:5].lower() == "data:" and _URL.fullmatch(value))):
+    if readable is None and (is_machine_data(value) or (value[:5].lower() == "data:" and _is_url(value))):
         builder.opaque(path, "unreadable data")
     else:
         builder.name(path, value if readable is None else readable)
