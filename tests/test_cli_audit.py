@@ -404,7 +404,7 @@ def test_labels_of_the_same_text(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_migrate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`migrate` leaves a store of the current version as it is, and says its version."""
     place = f"sqlite:///{folder}/audit.sqlite3"
-    assert printed(capsys, "migrate", "--data-dir", folder) == f"{place} has version 4\n"
+    assert printed(capsys, "migrate", "--data-dir", folder) == f"{place} has version 5\n"
 
 
 def test_show_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

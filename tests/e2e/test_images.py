@@ -16,6 +16,7 @@ import ollama
 import openai
 import pytest
 from google import genai
+from PIL.PngImagePlugin import PngInfo
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -188,13 +189,17 @@ def _ollama(url: str, image: bytes) -> str:
     return client.chat(model="m", messages=[message]).message.content or ""
 
 
+_COMMENT = PngInfo()
+_COMMENT.add_text("about", "\u00fb" * 9)
 CLIENTS = pytest.mark.parametrize("ask", [_chat, _responses, _anthropic, _tool_result, _gemini, _ollama])
 
 
 @CLIENTS
 def test_a_harmless_picture_passes_with_its_text(proxy: Proxy, ask: Callable[[str, bytes], str]) -> None:
     """The upstream gets it, and the guard has seen it, one in a call, beside the text of its turn."""
-    green = picture(f"#00{sum(map(ord, ask.__name__)) % 256:02x}00")  # another one for each client: verdicts are cached
+    # Another one for each client: verdicts are cached. Google's client writes it in the alphabet for URLs.
+    green = picture(f"#00{sum(map(ord, ask.__name__)) % 256:02x}00", pnginfo=_COMMENT)
+    assert "+" in encoded(green)
     proxy.moderation.bodies.clear()
     assert "A field." in ask(proxy.url, green)
     (shown,) = proxy.moderation.of_images

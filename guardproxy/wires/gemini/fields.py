@@ -71,7 +71,8 @@ def _data(kind: PartKind) -> FieldRule:
         if isinstance(title, str):
             builder.add(f"{path}.{spelled(value, 'displayName')}", title, kind)
         media_type = str(unique_value(builder, value, "mimeType", path))
-        encoded(builder, value.get("data"), f"{path}.data", media_type=media_type, note="inline data", kind=kind)
+        data, note = value.get("data"), "inline data"
+        encoded(builder, data, f"{path}.data", media_type=media_type, note=note, kind=kind, url_safe=True)
 
     return rule
 
