@@ -26,10 +26,9 @@ BOUNDS = {
     "Bedrock: 20 long texts": 2 * STALL_S,
     "reply of 10,000 choices": STALL_S,
     "stream of 20 frames of 50 KB": 3 * STALL_S,
-    "stream of 100 choices": 2 * STALL_S,
+    "stream of 100 choices": 3 * STALL_S,
     "stream of 20,000 choices": 3 * STALL_S,
     "stream with a frame of 10,000 choices": 2 * STALL_S,
-    "stream of 200,000 empty events": 2 * STALL_S,
 }
 
 
