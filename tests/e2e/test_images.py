@@ -27,6 +27,7 @@ from tests.e2e.guarded import serving
 from tests.kit import free_port, serve, until
 from tests.pictures import Moderation, animation, data_url, encoded, picture
 
+KEY = {"GUARD_KEY": "a-key"}
 CONFIG = """
 version: 1
 server: {port: %d}
@@ -130,7 +131,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     with (
         serve(app) as upstream,
         serve(running.moderation.app) as judge,
-        serving(running.folder, CONFIG % (port, upstream, judge), f"{running.url}/readyz"),
+        serving(running.folder, CONFIG % (port, upstream, judge), f"{running.url}/readyz", environment=KEY),
     ):
         yield running
 
@@ -377,7 +378,10 @@ def test_a_proxy_has_its_images_judged_by_another_process(proxy: Proxy, tmp_path
     second = Proxy(tmp_path)
     second.url = f"http://127.0.0.1:{port}"
     app = Starlette(routes=[Route("/{path:path}", second.upstream, methods=["POST"])])
-    with serve(app) as upstream, serving(tmp_path, REMOTE % (port, upstream, proxy.url), f"{second.url}/readyz"):
+    with (
+        serve(app) as upstream,
+        serving(tmp_path, REMOTE % (port, upstream, proxy.url), f"{second.url}/readyz", environment=KEY),
+    ):
         assert second.chat(data_url(RED)).json()["choices"][0]["finish_reason"] == "content_filter"
         assert second.chat(data_url(GREEN)).json()["choices"][0]["message"]["content"] == "A field."
         proxy.moderation.blind = True
