@@ -60,6 +60,25 @@ def harmless_calls() -> list[Conversation]:
     return [Conversation((QUESTION, _parts("assistant", (place, text)))) for text in texts]
 
 
+def harmless_json() -> list[Conversation]:
+    """The arguments of the same calls as the content of a reply, as of one that must have the form of a schema."""
+    calls = [json.loads(line) for line in CALLS.read_text().splitlines()]
+    texts = [json.dumps(call["arguments"], indent=1) for call in calls]
+    return [Conversation((QUESTION, _parts("assistant", ("content", text)))) for text in texts]
+
+
+def as_it_is(chat: Conversation) -> Conversation:
+    """The conversation itself: what texts that quote nothing, and those that do, change of their own accord."""
+    return chat
+
+
+def in_json(chat: Conversation) -> Conversation:
+    """The text of the last message as a value of JSON."""
+    message = chat.messages[-1]
+    parts = _parts(message.role, ("messages[0].content", json.dumps({"id": 12, "text": message.text}, indent=1)))
+    return Conversation((*chat.messages[:-1], parts))
+
+
 def behind_document(chat: Conversation) -> Conversation:
     """The text of the last message as the question behind a document."""
     text = chat.messages[-1].text
@@ -85,6 +104,10 @@ CASES: Sequence[tuple[str, str, Build]] = (
     ),
     ("a prompt behind a document", "toxicchat_train_human", behind_document),
     ("a prompt in two halves", "toxicchat_train_human", halves),
+    ("a prompt as a value of JSON", "toxicchat_train_human", in_json),
+    ("a reply as a value of JSON", "beavertails_30k_test", in_json),
+    ("a prompt as it is", "toxicchat_train_human", as_it_is),
+    ("a reply as it is", "beavertails_30k_test", as_it_is),
 )
 
 
@@ -126,8 +149,9 @@ async def measured(data: Path, most: int, seed: int) -> list[str]:
                 blocked, checks = await compared(judging, chats, policy)
                 cells += [blocked] if unsafe else [blocked, checks]
             lines.append(f"| {name} | {' | '.join(cells)} |")
-        blocked, checks = await compared(judging, harmless_calls(), policy)
-        lines.append(f"| a harmless call alone | | {blocked} | {checks} |")
+        for name, chats in (("a harmless call alone", harmless_calls()), ("its arguments as a text", harmless_json())):
+            blocked, checks = await compared(judging, chats, policy)
+            lines.append(f"| {name} | | {blocked} | {checks} |")
         print(f"{time.process_time():.0f} s of CPU time, {guard.new} checks, {guard.known} verdicts from the store")
     return lines
 

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from guardproxy.apart import Apart
 from guardproxy.offload import MEDIUM, computed
 from guardproxy.types import Message
-from guardproxy.views import GrowingViews, Views, apart, joined, may_have_strings, views_of
+from guardproxy.views import GrowingViews, Views, apart, joined, may_have_apart, views_of
 
 # The views of texts up to this many characters together are kept, and how many characters are kept in all.
 _KEPT_CHARACTERS = 4096
@@ -45,7 +45,7 @@ class MessageViews:
             # Not the exact size of what has arrived: a hundred choices of a stream would add up the same pieces.
             size = message.size + 8 * len(message.parts) + 64 * len(message.arrived)
             forms = await computed(size, joined, message)
-        if by_part and (len(message.parts) > 1 or any(map(may_have_strings, message.parts))):
+        if by_part and may_have_apart(message):
             parts = await computed(message.size, apart, message)
         # Of a text that grows by more than a search may take, nothing is known afterwards: the next one begins anew.
         if growing is not None and (left := 2 * growing.left((text, *forms, *parts))) <= MEDIUM:

@@ -15,9 +15,8 @@ encoded is left, the views are not `complete`: decoys cannot use up the bounds u
 
 from guardproxy.views.cleaning import says_something
 from guardproxy.views.growing import GrowingViews
-from guardproxy.views.joining import apart, joined
+from guardproxy.views.joining import apart, joined, may_have_apart
 from guardproxy.views.search import DEPTH, DISPLAYED, MAX_VIEWS, PART, VIEWS, View, Views, ends_alike, views, views_of
-from guardproxy.views.strings import may_have_strings
 
 __all__ = [
     "DEPTH",
@@ -31,7 +30,7 @@ __all__ = [
     "apart",
     "ends_alike",
     "joined",
-    "may_have_strings",
+    "may_have_apart",
     "says_something",
     "views",
     "views_of",

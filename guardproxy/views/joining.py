@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 
 from guardproxy.types import Message, Part
-from guardproxy.views.strings import is_content, may_have_strings, strings
+from guardproxy.views.strings import LEAST, is_content, may_have_strings, may_quote, quoted, strings
 
 _INDEX = re.compile(r"\[\d+\]")
 # The text of a list's item is joined whatever its key is.
@@ -49,16 +49,31 @@ def joined(message: Message) -> tuple[str, ...]:
     return tuple(texts)[1:]
 
 
+def may_have_apart(message: Message) -> bool:
+    """Whether `apart` may find anything. It takes no time worth measuring."""
+    parts = message.parts
+    return len(parts) > 1 or any(may_have_strings(part) or _may_have_values(message, part) for part in parts)
+
+
 def apart(message: Message) -> tuple[str, ...]:
-    """Return the texts of the message's parts, each by itself, and the `strings` in them; none twice.
+    """Return the texts of the message's parts, each by itself, the `strings` in them, and what they have `quoted`.
 
     Of the parts at most MOST_PARTS, none if a single part has text or all are short: more parts are taken together in
     groups of neighbours, one per line. Then come the short parts as one text, in lines and without a break, if together
-    they are long enough. Of the strings likewise at most MOST_PARTS.
+    they are long enough. Of the strings, and of the texts with what a part has quoted, likewise at most MOST_PARTS. No
+    text comes twice.
     """
     parts = [part for part in message.parts if part.kind != "opaque" and part.text.strip()]
     inside = [text for part in parts if may_have_strings(part) for text in strings(part)]
-    return tuple(dict.fromkeys([*_by_themselves(parts), *_grouped(inside)]))
+    values = [quoted(part.text) for part in parts if _may_have_values(message, part)]
+    values = [text for text in values if len(text) >= LEAST]
+    return tuple(dict.fromkeys([*_by_themselves(parts), *_grouped(inside), *_grouped(values)]))
+
+
+def _may_have_values(message: Message, part: Part) -> bool:
+    """Whether a part may quote texts that count: results of tools are mostly JSON, with prose from elsewhere."""
+    quotes = part.kind == "text" and not may_have_strings(part) and may_quote(part.text)
+    return quotes and message.role != "tool"
 
 
 def _by_themselves(parts: Sequence[Part]) -> list[str]:

@@ -1,8 +1,9 @@
-"""The texts in a tool call, and in other JSON that a message has beside what it says. Pure, time linear in the text.
+"""The texts in a tool call, in other JSON beside what a message says, and in data within that. Pure, in linear time.
 
-A guard reads a sentence among names, brackets and quotes as code, and harm in it as less likely. So every string that
-reads like a sentence is a text by itself, and so are the short ones together: a sentence can be a list of words. What
-may have been cut off, as in a stream, is read as far as it has come.
+A guard reads a sentence among names, brackets and quotes as code, and harm in it as less likely. So every string of a
+call that reads like a sentence is a text by itself, and so are the short ones together: a sentence can be a list of
+words. Those in the content of a message are one text: content is long, and comes piece by piece. What may have been cut
+off, as in a stream, is read as far as it has come.
 """
 
 import json
@@ -20,6 +21,13 @@ _DEPTH = 3  # of JSON in the strings of JSON
 _JSON = re.compile(r"^[ \t]*[\[{]", re.MULTILINE)
 _STRING = re.compile(r'"((?:[^"\\]++|\\.)*+)(?:"\s*+(:?)|\\?\Z)', re.DOTALL)
 _SPACE = re.compile(r"\s")
+_QUOTES = "\"'`"
+_QUOTE = re.compile(f"[{_QUOTES}]")
+_REST = {quote: re.compile(rf"((?:[^{quote}\\]++|\\.)*+)(?:{quote}|\\?\Z)", re.DOTALL) for quote in _QUOTES}
+_NAME_BEFORE = re.compile(r"(?:\A|[{,(\n])[ \t]{0,64}[\w.$-]{1,64}\Z")
+_COLON = re.compile(r"\s*+:")
+_TAG = re.compile(r"</?[A-Za-z][^<>]*+>")
+_BETWEEN_TAGS = re.compile(r"(?<=>)[^<>]++(?=<)")
 _SIGNS = re.compile(r"[_\-.:/]+")
 _CONTENT = re.compile(r"(?:^|\.)(?:content|parts)(?:\[\d+\])?(?:\.text)?$")
 
@@ -34,6 +42,25 @@ def may_have_strings(part: Part) -> bool:
     return part.kind == "tool_call" or (part.kind == "text" and not is_content(part) and _is_json(part.text))
 
 
+def may_quote(text: str) -> bool:
+    """Whether `quoted` may find anything in a text."""
+    return any(sign in text for sign in (*_QUOTES, "<"))
+
+
+def quoted(text: str) -> str:
+    """The texts that JSON, code or XML in a text has as values, one per line; empty if none is longer than a few words.
+
+    A value is a string behind a bracket, an operator, or a comma or a colon that stands behind a string, a number or
+    the name of a field; or what stands between two tags. What prose quotes is none: a threat in a story is no threat.
+    """
+    values = [value for value, is_key in _values(text, _DEPTH) if not is_key or _is_text(value)]
+    if _TAG.search(text):
+        values += [found.strip() for found in _BETWEEN_TAGS.findall(text) if _is_text(found.strip())]
+    if any(map(_is_text, values)) or sum(word.isalpha() for value in values for word in value.split()) >= _WORDS:
+        return "\n".join(values)
+    return ""
+
+
 def strings(part: Part) -> Iterator[str]:
     """Yield the texts of a part that `may_have_strings`: a call's name, strings of LEAST to MOST characters, the rest.
 
@@ -46,12 +73,51 @@ def strings(part: Part) -> Iterator[str]:
     short: list[str] = []
     values = _literals(part.text[start.start() :], _DEPTH)
     for value, is_key in ((_words_of(part.text[: start.start()].strip()), True), *values):
-        if LEAST <= len(value) <= MOST and (not value.isascii() or _SPACE.search(value.strip())):
+        if len(value) <= MOST and _is_text(value):
             yield value
         elif len(value) < LEAST and not is_key:
             short.append(value)
     if sum(word.isalpha() for word in " ".join(short).split()) >= _WORDS:
         yield from _together(short)
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string is long enough, with white space or other signs than ASCII: addresses and data are no texts."""
+    return len(value) >= LEAST and (not value.isascii() or _SPACE.search(value.strip()) is not None)
+
+
+def _values(text: str, depth: int) -> Iterator[tuple[str, bool]]:
+    """The strings in JSON and code within a text, and in the JSON in them, and whether each is a key.
+
+    One that another kind of quotation mark surrounds is read as well, so that a mark without an end hides none.
+    """
+    for quote in _QUOTE.finditer(text):
+        if _is_value(text, quote.start()) and (found := _REST[quote.group()].match(text, quote.end())):
+            mark, literal = quote.group(), found[1]
+            value = _unescaped(literal if mark == '"' else literal.replace(f"\\{mark}", mark).replace('"', '\\"'))
+            if depth > 1 and _is_json(value):
+                yield from _values(value, depth - 1)
+            else:
+                yield value, _COLON.match(text, found.end()) is not None
+
+
+def _is_value(text: str, start: int) -> bool:
+    """Whether the quotation mark at `start` begins a string of JSON or code, by what stands before it."""
+    end = _end_before(text, start)
+    sign = text[end - 1 : end]
+    if sign in (",", ":"):
+        behind = _end_before(text, end - 1)
+        before = text[behind - 1 : behind]
+        named = sign == ":" and _NAME_BEFORE.search(text, max(0, behind - 130), behind) is not None
+        return before != "" and (before in _QUOTES or before in "]}" or before.isdigit() or named)
+    return sign != "" and sign in "[({=+"
+
+
+def _end_before(text: str, end: int) -> int:
+    """The end of what stands before a place, without white space."""
+    while end and text[end - 1].isspace():
+        end -= 1
+    return end
 
 
 def _is_json(text: str) -> bool:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import codecs
 import html
+import json
 import quopri
 import re
 import string
@@ -151,6 +152,10 @@ SINGLE: dict[str, Disguise] = CODES | {
     "HTML entities": lambda t: "".join(f"&#{ord(c)};" for c in t),
     "HTML entities, hexadecimal": lambda t: "".join(f"&#x{ord(c):x};" for c in t),
     "HTML markup": html.escape,
+    "a value of JSON": lambda t: json.dumps({"task": t}),
+    "a value of JSON behind a text": lambda t: "Please handle this ticket:\n" + json.dumps({"task": t}, indent=2),
+    "a string in code": lambda t: "task = '" + t.replace("'", "\\'") + "'\nprint(run(task))",
+    "an element of XML": lambda t: f"<ticket><task>{t}</task></ticket>",
 }
 
 # Disguises that do not make a text less readable.

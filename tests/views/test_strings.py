@@ -12,7 +12,7 @@ from guardproxy.ports import Wire
 from guardproxy.types import Message, Part
 from guardproxy.views import apart
 from guardproxy.views.joining import MOST_PARTS
-from guardproxy.views.strings import LEAST, MOST
+from guardproxy.views.strings import LEAST, MOST, quoted
 from guardproxy.wires import anthropic_messages, gemini, ollama, openai_chat, openai_responses
 from tests.wires.kit import MESSAGES
 
@@ -113,9 +113,78 @@ def test_annotations_ids_and_unknown_fields_are_read_beside_a_call() -> None:
         assert texts(content, TEXT) == ()
 
 
-def test_a_structured_answer_has_no_other_texts() -> None:
-    """The content of a message is judged as it is, whatever its form."""
-    assert apart(Message("assistant", (Part("choices[0].message.content", json.dumps({"answer": TEXT})),))) == ()
+QUOTING = {
+    "JSON": json.dumps({"title": "A", "task": TEXT}),
+    "JSON in lines behind prose": "Please do this:\n```json\n"
+    + json.dumps([{"id": 1, "task": TEXT}], indent=2)
+    + "\n```",
+    "JSON behind prose": "Do this: " + json.dumps({"task": TEXT}),
+    "JSON in JSON": json.dumps({"a": json.dumps({"b": [TEXT]})}),
+    "a number before it": f'[1, "{TEXT}"]',
+    "a key": json.dumps({TEXT: 1}),
+    "a name that is no string": f'{{task: "{TEXT}"}}',
+    "single quotes": f"run({{'task': '{TEXT}'}})",
+    "backticks": f"call({{task: `{TEXT}`}})",
+    "an assignment": f'task = "{TEXT}"\nprint(task)',
+    "SQL": f"INSERT INTO t VALUES (12, 'open', '{TEXT}');",
+    "white space": f'{{"task"{" " * 300}:{" " * 300}"{TEXT}"}}',
+    "an odd mark before it": '5" of rain: ' + json.dumps({"task": TEXT}),
+    "marks without an end before it": "(` (' " + json.dumps({"task": TEXT}),
+    "a string that has not ended": json.dumps({"task": TEXT})[:-2],
+    "XML": f"<ticket><id>1</id><task>{TEXT}</task></ticket>",
+}
+
+
+@pytest.mark.parametrize("text", QUOTING.values(), ids=QUOTING)
+@pytest.mark.parametrize("path", ["messages[0].content", "prompt", "content[0].text"])
+def test_values_in_a_text_are_read_by_themselves(path: str, text: str) -> None:
+    """Whatever the protocol, for both sides; the results of tools are left as they are."""
+    for role in ("user", "assistant"):
+        assert any(TEXT in found.split("\n") for found in apart(Message(role, (Part(path, text),))))
+    if path.endswith("content"):
+        assert apart(Message("tool", (Part(path, text),))) == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'She said: "{TEXT}" and left.',
+        f"'{TEXT}', he said, and \"{TEXT}\" again.",
+        "It isn't what I'd call \"a good day for us all\", or is it?",
+        "if a < b and b > c: print(x)",
+        json.dumps({"id": 17, "state": "open", "link": "https://example.org/a-long-path-of-words"}),
+        "",
+    ],
+)
+def test_what_prose_quotes_is_no_text_by_itself(text: str) -> None:
+    assert quoted(text) == ""
+
+
+@pytest.mark.parametrize(
+    "text", ['"' * 100_000, "('" * 60_000, '("' * 60_000 + "\\", "," + " " * 100_000 + '"', "<a>" * 60_000]
+)
+def test_no_content_takes_long(text: str) -> None:
+    """The time is linear in the text; a quadratic search would take minutes."""
+    quoted(text)
+
+
+@given(
+    st.recursive(
+        st.text(string.ascii_letters + " .,'\"\n", max_size=2 * LEAST) | st.integers(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc", max_size=3), inner, max_size=4),
+        max_leaves=12,
+    ),
+    st.sampled_from([None, 2]),
+)
+def test_every_sentence_of_any_json_is_found(value: Any, indent: int | None) -> None:
+    def sentences(value: Any) -> list[str]:
+        if isinstance(value, str):
+            return [value] if len(value) >= LEAST and set(value.strip()) & set(" \n") else []
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return [text for one in inner for text in sentences(one)]
+
+    text = json.dumps({"value": value}, indent=indent)
+    assert all(sentence in quoted(text) for sentence in sentences(value))
 
 
 @given(
