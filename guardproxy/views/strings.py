@@ -94,7 +94,9 @@ def _values(text: str, depth: int) -> Iterator[tuple[str, bool]]:
     for quote in _QUOTE.finditer(text):
         if _is_value(text, quote.start()) and (found := _REST[quote.group()].match(text, quote.end())):
             mark, literal = quote.group(), found[1]
-            value = _unescaped(literal if mark == '"' else literal.replace(f"\\{mark}", mark).replace('"', '\\"'))
+            if mark != '"' and "\\" in literal:
+                literal = literal.replace(f"\\{mark}", mark).replace('"', '\\"')
+            value = _unescaped(literal)
             if depth > 1 and _is_json(value):
                 yield from _values(value, depth - 1)
             else:
@@ -153,6 +155,8 @@ def _literals(text: str, depth: int) -> Iterator[tuple[str, bool]]:
 
 
 def _unescaped(literal: str) -> str:
+    if literal.isascii() and "\\" not in literal:
+        return literal
     try:
         value = str(json.loads(f'"{literal}"', strict=False))
     except ValueError:  # it is no JSON, or its last escape is cut off
