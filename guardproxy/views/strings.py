@@ -21,15 +21,21 @@ _DEPTH = 3  # of JSON in the strings of JSON
 _JSON = re.compile(r"^[ \t]*[\[{]", re.MULTILINE)
 _STRING = re.compile(r'"((?:[^"\\]++|\\.)*+)(?:"\s*+(:?)|\\?\Z)', re.DOTALL)
 _SPACE = re.compile(r"\s")
-_QUOTES = "\"'`"
-_QUOTE = re.compile(f"[{_QUOTES}]")
-_REST = {quote: re.compile(rf"((?:[^{quote}\\]++|\\.)*+)(?:{quote}|\\?\Z)", re.DOTALL) for quote in _QUOTES}
+# Each mark that may begin a string of JSON or code, with the mark that ends it; the last two are curved.
+_ENDS = {'"""': '"""', "'''": "'''", '"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
+_MARKS = "".join(_ENDS) + "".join(_ENDS.values())
+_MARK = re.compile("|".join(_ENDS))
+_REST = {
+    mark: re.compile(rf"((?:[^{end[0]}\\]++|\\.|(?!{end}){end[0]})*+)(?:{end}|\\?\Z)", re.DOTALL)
+    for mark, end in _ENDS.items()
+}
+_LETTERS_BEFORE = re.compile(r"(?<!\w)(?:[fFrRbBuU]{1,2}|String\.raw)\Z")
 _NAME_BEFORE = re.compile(r"(?:\A|[{,(\n])[ \t]{0,64}[\w.$-]{1,64}\Z")
 _COLON = re.compile(r"\s*+:")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*+>")
 _BETWEEN_TAGS = re.compile(r"(?<=>)[^<>]++(?=<)")
 _SIGNS = re.compile(r"[_\-.:/]+")
-_CONTENT = re.compile(r"(?:^|\.)(?:content|parts)(?:\[\d+\])?(?:\.text)?$")
+_CONTENT = re.compile(r"(?:^|\.)(?:content|parts|prompt|input|choices(?=\[\d+\]\.text$))(?:\[\d+\])?(?:\.text)?$")
 
 
 def is_content(part: Part) -> bool:
@@ -44,7 +50,7 @@ def may_have_strings(part: Part) -> bool:
 
 def may_quote(text: str) -> bool:
     """Whether `quoted` may find anything in a text."""
-    return any(sign in text for sign in (*_QUOTES, "<"))
+    return any(sign in text for sign in (*_ENDS, "<"))
 
 
 def quoted(text: str) -> str:
@@ -91,9 +97,9 @@ def _values(text: str, depth: int) -> Iterator[tuple[str, bool]]:
 
     One that another kind of quotation mark surrounds is read as well, so that a mark without an end hides none.
     """
-    for quote in _QUOTE.finditer(text):
-        if _is_value(text, quote.start()) and (found := _REST[quote.group()].match(text, quote.end())):
-            mark, literal = quote.group(), found[1]
+    for begin in _MARK.finditer(text):
+        if _is_value(text, begin.start()) and (found := _REST[begin.group()].match(text, begin.end())):
+            mark, literal = begin.group(), found[1]
             if mark != '"' and "\\" in literal:
                 literal = literal.replace(f"\\{mark}", mark).replace('"', '\\"')
             value = _unescaped(literal)
@@ -105,13 +111,15 @@ def _values(text: str, depth: int) -> Iterator[tuple[str, bool]]:
 
 def _is_value(text: str, start: int) -> bool:
     """Whether the quotation mark at `start` begins a string of JSON or code, by what stands before it."""
+    if (letters := _LETTERS_BEFORE.search(text, max(0, start - 12), start)) is not None:
+        start = letters.start()
     end = _end_before(text, start)
     sign = text[end - 1 : end]
     if sign in (",", ":"):
         behind = _end_before(text, end - 1)
         before = text[behind - 1 : behind]
         named = sign == ":" and _NAME_BEFORE.search(text, max(0, behind - 130), behind) is not None
-        return before != "" and (before in _QUOTES or before in "]}" or before.isdigit() or named)
+        return before != "" and (before in _MARKS or before in "]}" or before.isdigit() or named)
     return sign != "" and sign in "[({=+"
 
 

@@ -125,6 +125,10 @@ QUOTING = {
     "a name that is no string": f'{{task: "{TEXT}"}}',
     "single quotes": f"run({{'task': '{TEXT}'}})",
     "backticks": f"call({{task: `{TEXT}`}})",
+    "a prefix": f'task = rb"{TEXT}"',
+    "a template": f"call({{task: String.raw`{TEXT}`}})",
+    "three marks": f'task = """{TEXT}"""\nprint(task)',
+    "curved marks": f"{{\u201ctask\u201d: \u201c{TEXT}\u201d}}",
     "an assignment": f'task = "{TEXT}"\nprint(task)',
     "SQL": f"INSERT INTO t VALUES (12, 'open', '{TEXT}');",
     "white space": f'{{"task"{" " * 300}:{" " * 300}"{TEXT}"}}',
@@ -136,7 +140,7 @@ QUOTING = {
 
 
 @pytest.mark.parametrize("text", QUOTING.values(), ids=QUOTING)
-@pytest.mark.parametrize("path", ["messages[0].content", "prompt", "content[0].text"])
+@pytest.mark.parametrize("path", ["messages[0].content", "prompt", "input[1]", "choices[0].text", "content[0].text"])
 def test_values_in_a_text_are_read_by_themselves(path: str, text: str) -> None:
     """Whatever the protocol, for both sides; the results of tools are left as they are."""
     for role in ("user", "assistant"):
@@ -151,6 +155,8 @@ def test_values_in_a_text_are_read_by_themselves(path: str, text: str) -> None:
         f'She said: "{TEXT}" and left.',
         f"'{TEXT}', he said, and \"{TEXT}\" again.",
         "It isn't what I'd call \"a good day for us all\", or is it?",
+        "(don't leave the house, it's raining, isn't it)",
+        f"She said: \u201c{TEXT}\u201d and left.",
         "if a < b and b > c: print(x)",
         json.dumps({"id": 17, "state": "open", "link": "https://example.org/a-long-path-of-words"}),
         "",
