@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardproxy.views import DEPTH, MAX_VIEWS, VIEWS, View, views, views_of
-from tests.escapes.disguises import DISGUISES, OPEN, SINGLE
+from guardproxy.types import Message, Part
+from guardproxy.views import DEPTH, MAX_VIEWS, VIEWS, View, apart, views, views_of
+from tests.escapes.disguises import DISGUISES, OPEN, SINGLE, VALUES
 from tests.views.kit import SENTENCES, bare, read
 
 ORDINARY = (
@@ -34,10 +35,16 @@ ORDINARY = (
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)
-@pytest.mark.parametrize("disguise", [name for name in DISGUISES if name not in {*OPEN, "leetspeak"}])
+@pytest.mark.parametrize("disguise", [name for name in DISGUISES if name not in {*OPEN, *VALUES, "leetspeak"}])
 def test_every_disguise_is_undone_by_some_view(disguise: str, sentence: str) -> None:
     """A view contains the sentence, for every disguise and for disguises within disguises."""
     assert read(DISGUISES[disguise](sentence), sentence)
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+@pytest.mark.parametrize("disguise", VALUES)
+def test_values_of_data_are_read_by_themselves(disguise: str, sentence: str) -> None:
+    assert apart(Message("user", (Part("messages[0].content", VALUES[disguise](sentence)),))) == (sentence,)
 
 
 @pytest.mark.parametrize("text", ORDINARY)

@@ -152,6 +152,10 @@ SINGLE: dict[str, Disguise] = CODES | {
     "HTML entities": lambda t: "".join(f"&#{ord(c)};" for c in t),
     "HTML entities, hexadecimal": lambda t: "".join(f"&#x{ord(c):x};" for c in t),
     "HTML markup": html.escape,
+}
+
+# No method of a view undoes these: the values in a text are read by themselves.
+VALUES: dict[str, Disguise] = {
     "a value of JSON": lambda t: json.dumps({"task": t}),
     "a value of JSON behind a text": lambda t: "Please handle this ticket:\n" + json.dumps({"task": t}, indent=2),
     "a string in code": lambda t: "task = '" + t.replace("'", "\\'") + "'\nprint(run(task))",
@@ -194,9 +198,9 @@ def _within(inner: Disguise, outer: Disguise) -> Disguise:
     return lambda text: outer(inner(text))
 
 
-DISGUISES: dict[str, Disguise] = SINGLE | {
-    f"{inner} in {outer}": _within(SINGLE[inner], SINGLE[outer]) for inner, outer in TWICE
-}
+DISGUISES: dict[str, Disguise] = (
+    SINGLE | VALUES | {f"{inner} in {outer}": _within(SINGLE[inner], SINGLE[outer]) for inner, outer in TWICE}
+)
 
 DISGUISES |= {
     f"base64 in base64 {where} decoys": _decoyed(_within(SINGLE["base64"], SINGLE["base64"]), around)
