@@ -8,15 +8,15 @@ comes too late. `stall` is the longest of a request. Of that beat, `held` is the
 more than the CPU time of all its threads, and no more than the stall without the time in which the loop's thread waited
 for a CPU, so other load on the machine lengthens `stall` and not `held`. `loop` is the CPU time of the loop's thread
 alone; the rest of `held` is other threads that kept Python's lock. `answer` is the time until the whole answer has
-come, `rss` the growth of the process's memory. With `--stacks` the stack of every thread is written to a file whenever
-a beat is late by 50 ms.
+come, `rss` the growth of the process's memory. With `--stacks` the stack of every thread is written to a file while
+a beat is late by 50 ms or more.
 """
 
 import argparse
 import asyncio
 import contextlib
-import faulthandler
 import json
+import math
 import os
 import socket
 import subprocess
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,22 +56,42 @@ class Heartbeat:
     """Notes the longest time by which a task that sleeps BEAT_S comes too late. `stacks` gets those of late beats."""
 
     def __init__(self, stacks: TextIO | None) -> None:
-        self._stacks = stacks
+        self.due = math.inf
         self.stall_s = self.held_s = self.loop_s = 0.0
+        if stacks is not None:
+            threading.Thread(target=self._write_stacks, args=(stacks, threading.get_ident()), daemon=True).start()
 
     async def run(self) -> None:
         """Beat until cancelled."""
-        waits = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        waits = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
         while True:
-            began, cpu, loop, waited = time.perf_counter(), time.process_time(), time.thread_time(), _waited_s(waits)
-            if self._stacks is not None:
-                faulthandler.dump_traceback_later(BEAT_S + LATE_S, file=self._stacks)
+            waited, cpu, loop = _waited_s(waits), time.process_time(), time.thread_time()
+            self.due = time.perf_counter() + BEAT_S
             await asyncio.sleep(BEAT_S)
-            late = time.perf_counter() - began - BEAT_S
+            late = time.perf_counter() - self.due
+            # A read gives Python's lock away, and a thread that takes it keeps it for 5 ms: that is no stall of a beat.
+            self.due = math.inf
             loop, waited = time.thread_time() - loop, _waited_s(waits) - waited
             held = max(0.0, min(late - waited, time.process_time() - cpu))
             if held >= self.held_s:
                 self.stall_s, self.held_s, self.loop_s = late, held, loop
+
+    def _write_stacks(self, file: TextIO, loop: int) -> None:
+        """Write the stack of each thread, that of the loop first, again and again while a beat is late.
+
+        The thread needs Python's lock, so a call that keeps it shows where it ended.
+        """
+        while True:
+            time.sleep(BEAT_S)
+            late = time.perf_counter() - self.due
+            if late < LATE_S:
+                continue
+            frames = sys._current_frames()  # noqa: SLF001 - the documented way to read the stacks of threads
+            file.write(f"--- {1000 * late:.0f} ms late\n")
+            for thread in sorted(frames, key=lambda number: number != loop):
+                stack = traceback.StackSummary.extract(traceback.walk_stack(frames[thread]), limit=12)
+                file.write(" < ".join(f"{Path(at.filename).name}:{at.lineno} {at.name}" for at in stack) + "\n")
+            file.flush()
 
     def take(self) -> dict[str, float]:
         """Return the longest stall since the last call and its parts, in seconds, and the memory in bytes."""
@@ -80,9 +101,9 @@ class Heartbeat:
         return {**taken, "rss": float(pages * os.sysconf("SC_PAGE_SIZE"))}
 
 
-def _waited_s(schedstat: Path) -> float:
-    """Seconds for which a thread was ready and had no CPU."""
-    return int(schedstat.read_text().split()[1]) / 1e9
+def _waited_s(schedstat: int) -> float:
+    """Seconds for which a thread was ready and had no CPU, from its open file in /proc."""
+    return int(os.pread(schedstat, 100, 0).split()[1]) / 1e9
 
 
 def watched(app: ASGIApp, heart: Heartbeat) -> ASGIApp:
