@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +20,7 @@ from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
 from guardproxy.app.apis import account, api_routes, apis_of, floor_for, nothing_else, own_path
 from guardproxy.app.audit import follow_exclusions, keep_of, open_sinks, retain
+from guardproxy.app.collection import collect_between_requests, leave_out_what_exists
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.engine_link import EngineConnection
 from guardproxy.app.exclusions import exclusions_of
@@ -353,9 +353,8 @@ class Service:
                 log.error("not_ready", reason=reason)
             self._reason = reason
             await asyncio.sleep(self._canaries_s)
-        # Else the collector would visit every object of the libraries again and again, and nothing else runs meanwhile.
-        gc.collect()
-        gc.freeze()
+        leave_out_what_exists()
+        self._tasks.append(asyncio.create_task(collect_between_requests(lambda: self._metrics.in_flight)))
         if self._shared is not None:  # now: the canaries were judged here
             data_dir = self._source.data_dir
             self._shared.begin(partial(guard_id, self._settings, self._account(), self._guards, data_dir))
