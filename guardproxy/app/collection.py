@@ -11,39 +11,48 @@ import sys
 import time
 from collections.abc import Callable
 
-# Seconds between two looks at whether a collection is due, and for which one that is due waits for a moment without
-# open requests.
+# Seconds between two looks at whether a collection is due; for which one that is due waits for a moment without open
+# requests; after which all objects are visited again.
 _LOOK_S = 0.5
 _WAIT_S = 60.0
+_ALL_S = 3600.0
 _NEVER = 2**31 - 1
 
 
 def leave_out_what_exists() -> None:
-    """Leave the objects that exist now out of all collections: those of the libraries would be most of their time."""
+    """Leave the objects that exist now out of later collections: those of the libraries would be most of their time."""
     gc.collect()
     gc.freeze()
 
 
 async def collect_between_requests(
-    open_requests: Callable[[], int], *, look_s: float = _LOOK_S, wait_s: float = _WAIT_S
+    open_requests: Callable[[], int], *, look_s: float = _LOOK_S, wait_s: float = _WAIT_S, all_s: float = _ALL_S
 ) -> None:
     """Run the full collections that Python would run itself, when no request is open or after `wait_s`.
 
-    Returns at once where Python collects in small steps, and else never.
+    What a collection finds in use while no request is open, caches above all, is left out of those of the next `all_s`
+    seconds. Returns at once where Python collects in small steps, and else never.
     """
     if sys.version_info >= (3, 14):
         return
     young, middle, old = gc.get_threshold()
     gc.set_threshold(young, middle, _NEVER)
+    all_at = time.monotonic() + all_s
     try:
         due_since: float | None = None
         while True:
             await asyncio.sleep(look_s)
+            now = time.monotonic()
             if gc.get_count()[2] <= old:
                 due_since = None
                 continue
-            due_since = due_since or time.monotonic()
-            if not open_requests() or time.monotonic() - due_since >= wait_s:
+            due_since = due_since or now
+            if not open_requests():
+                if now >= all_at:
+                    gc.unfreeze()
+                    all_at = now + all_s
+                leave_out_what_exists()
+            elif now - due_since >= wait_s:
                 gc.collect()
     finally:
         gc.set_threshold(young, middle, old)

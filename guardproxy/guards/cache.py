@@ -10,7 +10,7 @@ from guardproxy.checkapi import verdict_fields, verdict_of
 from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.offload import computed
 from guardproxy.ports import Guard, SharedState
-from guardproxy.types import Check, Message, Part, Usage, Verdict
+from guardproxy.types import Check, PartKind, Role, Usage, Verdict
 
 # The digests of messages with one part of up to this many characters are cached.
 _SMALL = 4096
@@ -26,26 +26,30 @@ def check_key(check: Check) -> bytes:
     digest = hashlib.sha256(f"{check.side}{'...' if check.unfinished else ''}".encode())
     for message in check.conversation.messages:
         # A message that has arrived in alternation with others is found by all their texts: that takes longer.
-        small = len(message.parts) == 1 and _is_small(message.parts[0]) and not message.arrived
-        digest.update(_cached_digest(message) if small else _digest(message))
+        part = message.parts[0] if len(message.parts) == 1 and not message.arrived else None
+        if part is not None and part.image is None and len(part.text) <= _SMALL:
+            digest.update(_short_digest(message.role, part.kind, part.text, part.note))
+        else:
+            digest.update(_digest(message.role, *[(part.kind, part.text, part.note) for part in message.parts]))
     return digest.digest()
 
 
-def _is_small(part: Part) -> bool:
-    """Whether a message of this part may be kept: a picture takes megabytes, and its note has its hash."""
-    return part.image is None and len(part.text) <= _SMALL
-
-
-def _digest(message: Message) -> bytes:
-    digest = hashlib.sha256(message.role.encode())
-    for part in message.parts:
-        for field in (part.kind, part.text, part.note):
+def _digest(role: Role, *parts: tuple[PartKind, str, str]) -> bytes:
+    """A digest of a message: of its role, and of the kind, text and note of its parts."""
+    digest = hashlib.sha256(role.encode())
+    for part in parts:
+        for field in part:
             digest.update(_delimited(field))
     return digest.digest()
 
 
-# Clients send the whole conversation with every turn, so the same messages are digested again and again.
-_cached_digest = lru_cache(maxsize=8192)(_digest)
+@lru_cache(maxsize=8192)
+def _short_digest(role: Role, kind: PartKind, text: str, note: str) -> bytes:
+    """The same of a message of one part. Clients send the whole conversation with every turn, so it is cached.
+
+    By strings, because a collection of garbage does not visit them: a message is three objects for it.
+    """
+    return _digest(role, (kind, text, note))
 
 
 def _delimited(field: str) -> bytes:

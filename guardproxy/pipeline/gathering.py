@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Calls of one request that run at the same time. All of them may run in one turn of the event loop.
+# Calls of one request that run at the same time.
 AT_ONCE = 16
 
 
@@ -23,9 +23,9 @@ async def gathered(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
                 tasks = [group.create_task(call) for call in calls]
             else:
                 results: list[T | None] = [None] * len(calls)
-                waiting = iter(enumerate(calls))
+                waiting, turnstile = iter(enumerate(calls)), asyncio.Lock()
                 for _ in range(AT_ONCE):
-                    group.create_task(_work_off(waiting, results))
+                    group.create_task(_work_off(waiting, results, turnstile))
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
     finally:
@@ -35,7 +35,11 @@ async def gathered(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks] if len(calls) <= AT_ONCE else results  # type: ignore[return-value]
 
 
-async def _work_off(waiting: Iterator[tuple[int, Coroutine[Any, Any, T]]], results: list[T | None]) -> None:
+async def _work_off(
+    waiting: Iterator[tuple[int, Coroutine[Any, Any, T]]], results: list[T | None], turnstile: asyncio.Lock
+) -> None:
     for place, call in waiting:
+        # In a turn of the event loop one call begins, whose work before it waits for the guard takes milliseconds.
+        async with turnstile:
+            await asyncio.sleep(0)
         results[place] = await call
-        await asyncio.sleep(0)  # a call whose verdict is cached never waits
