@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from guardproxy.offload import ON_LOOP, computed
-from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.gathering import AT_ONCE, gathered
 
 
 def test_only_large_work_leaves_the_thread_of_the_loop() -> None:
@@ -43,7 +43,7 @@ def test_results_come_in_order_and_the_loop_goes_on(count: int) -> None:
             task.cancel()
 
     assert asyncio.run(run()) == list(range(count))
-    assert beats[0] >= count // 16
+    assert beats[0] >= (count if count > AT_ONCE else 0)  # of many calls, one begins in a turn of the loop
 
 
 def test_the_first_error_stops_the_other_calls() -> None:

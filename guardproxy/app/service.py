@@ -44,6 +44,7 @@ from guardproxy.pipeline import Exclusions, Judging, Pipeline
 from guardproxy.ports import Guard, Sink
 from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
+from guardproxy.views import compile_patterns
 from guardproxy.web.apis import ApiParts
 from guardproxy.web.app import OPERATOR_PATHS, create_admin_app, create_app, operator_routes
 from guardproxy.web.identities import Identities
@@ -353,6 +354,7 @@ class Service:
                 log.error("not_ready", reason=reason)
             self._reason = reason
             await asyncio.sleep(self._canaries_s)
+        compile_patterns()
         leave_out_what_exists()
         self._tasks.append(asyncio.create_task(collect_between_requests(lambda: self._metrics.in_flight)))
         if self._shared is not None:  # now: the canaries were judged here

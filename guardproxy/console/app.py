@@ -1,5 +1,6 @@
 """The page as an ASGI application: sign-in, roles, the token of forms, and which address shows what."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -85,7 +86,8 @@ def create_console(parts: ConsoleParts) -> ASGIApp:
     async def refused(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         what = _MESSAGES.get(status, str(getattr(error, "detail", "")))
-        return answer(Visit(request, parts, session_of(request, parts.people)), _problem(status, what))
+        visit = Visit(request, parts, session_of(request, parts.people))
+        return await asyncio.to_thread(answer, visit, _problem(status, what))
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: refused})
     app.mount("/static", StaticFiles(directory=STATIC))
@@ -113,7 +115,8 @@ def _endpoint(place: Place, form: Form, parts: ConsoleParts) -> Callable[[Reques
         except (ConfigError, SQLAlchemyError, OSError) as error:
             log.error("console_store_failed", error=str(error))
             shown = _problem(503, "The audit store cannot be used at the moment; the log says why. Try again later.")
-        response = answer(visit, shown) if isinstance(shown, Page) else shown
+        # On a thread: the first visit of a page compiles its template, which takes up to 0.1 s.
+        response = await asyncio.to_thread(answer, visit, shown) if isinstance(shown, Page) else shown
         give_cookie(response, visit)
         return response
 

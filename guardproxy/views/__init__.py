@@ -13,7 +13,7 @@ GUESSES_IN_A_ROW guesses; MAX_REPEATED characters that are searched again after 
 encoded is left, the views are not `complete`: decoys cannot use up the bounds unnoticed.
 """
 
-from guardproxy.views.cleaning import says_something
+from guardproxy.views.cleaning import compile_patterns, says_something
 from guardproxy.views.growing import GrowingViews
 from guardproxy.views.joining import apart, joined, may_have_apart
 from guardproxy.views.search import DEPTH, DISPLAYED, MAX_VIEWS, PART, VIEWS, View, Views, ends_alike, views, views_of
@@ -28,6 +28,7 @@ __all__ = [
     "View",
     "Views",
     "apart",
+    "compile_patterns",
     "ends_alike",
     "joined",
     "may_have_apart",

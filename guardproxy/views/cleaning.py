@@ -69,6 +69,13 @@ def _visible(text: str) -> str:
     return unicodedata.normalize("NFC", _COMBINING_RUN.sub("", unicodedata.normalize("NFD", shown)))
 
 
+def compile_patterns() -> None:
+    """Compile the patterns that hold a class of all Unicode: some 0.1 s, which the first text would take otherwise."""
+    _combining_pattern()
+    _unseen_pattern()
+    _compatible()
+
+
 def _ordinary_joiners(match: re.Match[str]) -> str:
     """Return a run of joiners if it has a function there, else the empty string."""
     text, start, end = match.string, match.start(), match.end()
