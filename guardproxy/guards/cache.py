@@ -27,7 +27,7 @@ def check_key(check: Check) -> bytes:
     for message in check.conversation.messages:
         # A message that has arrived in alternation with others is found by all their texts: that takes longer.
         part = message.parts[0] if len(message.parts) == 1 and not message.arrived else None
-        if part is not None and part.image is None and len(part.text) <= _SMALL:
+        if part is not None and len(part.text) <= _SMALL:
             digest.update(_short_digest(message.role, part.kind, part.text, part.note))
         else:
             digest.update(_digest(message.role, *[(part.kind, part.text, part.note) for part in message.parts]))
