@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import IO, Any, ParamSpec, TypeVar
 
 from guardproxy.errors import GuardUnavailable, Overloaded
@@ -26,16 +27,31 @@ T = TypeVar("T")
 MOST_CALLS = 64
 """Calls that run or wait, each for a second or more; a further one is refused."""
 
+TIMEOUT_S = 30.0
+"""Seconds within which a call is answered, its wait for other calls included."""
+
 _LENGTH_BYTES = 8
 
 
 class Apart:
-    """A process for long texts, and the thread that talks to it. `command` starts it; it ends when its input does."""
+    """A process for long texts, and the thread that talks to it. `command` starts it; it ends when its input does.
 
-    def __init__(self, command: tuple[str, ...] = (sys.executable, "-P", "-m", "guardproxy.apart")) -> None:
+    A call is answered within `timeout_s` seconds, its wait for other calls included.
+    """
+
+    def __init__(
+        self,
+        command: tuple[str, ...] = (sys.executable, "-P", "-m", "guardproxy.apart"),
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         self._command = command
+        self._timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="apart")
         self._process: subprocess.Popen[bytes] | None = None
+        self._working = threading.Lock()  # for the number of the call on which the process works, 0 if there is none
+        self._works_on = 0
+        self._numbers = count(1)
         self._free = threading.BoundedSemaphore(MOST_CALLS)
         atexit.register(self._end)  # behind the end of the thread
 
@@ -43,30 +59,49 @@ class Apart:
         """Return what a pure function of a module returns, whose time grows with `size`; raise what it raises.
 
         Sizes up to MEDIUM stay in this process. Raises Overloaded beyond MOST_CALLS, and GuardUnavailable if the
-        process does not start or ends before it has answered. A caller that is cancelled leaves its call to the thread.
+        process does not start, ends before it has answered, or does not answer in time. A caller that is cancelled
+        leaves a call that has begun to the thread.
         """
         if size <= MEDIUM:
             return await computed(size, function, *args, **kwargs)
         if not self._free.acquire(blocking=False):
             raise Overloaded(f"{MOST_CALLS} long texts wait for the process that reads them")
-        call = self._thread.submit(self._call, function, args, kwargs)
+        number = next(self._numbers)
+        call = self._thread.submit(self._call, number, function, args, kwargs)
         call.add_done_callback(lambda _: self._free.release())
-        result: T = await asyncio.wrap_future(call)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                result: T = await asyncio.wrap_future(call)
+        except TimeoutError:
+            self._stop(number)
+            raise GuardUnavailable(f"a long text was not read within {self._timeout_s:g} s") from None
         return result
 
     def close(self) -> None:
         """End the process behind the calls that wait. A later call starts another one."""
         self._thread.submit(self._end).result()
 
-    def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _stop(self, number: int) -> None:
+        """End the process if it works on a call."""
+        with self._working:
+            if self._works_on == number and self._process is not None:
+                self._process.kill()
+
+    def _call(self, number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the process make a call. Runs on the thread."""
         request = pickle.dumps((function, args, kwargs), pickle.HIGHEST_PROTOCOL)
         try:
             process = self._process
             if process is None or process.poll() is not None:
                 process = self._started()
-            _send(process.stdin, request)
-            has_failed, result = pickle.loads(_received(process.stdout))  # noqa: S301 - from our own process
+            with self._working:
+                self._works_on = number
+            try:
+                _send(process.stdin, request)
+                has_failed, result = pickle.loads(_received(process.stdout))  # noqa: S301 - from our own process
+            finally:
+                with self._working:
+                    self._works_on = 0
         except (OSError, EOFError) as error:
             self._end()
             raise GuardUnavailable(f"the process that reads long texts has ended ({error or 'no answer'})") from None

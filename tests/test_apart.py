@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,6 +63,27 @@ def test_a_process_that_ends_fails_its_call_and_no_other(apart: Apart) -> None:
         return first, second
 
     first, second = asyncio.run(run())
+    assert first != second
+
+
+def test_a_call_without_an_answer_in_time_is_ended_and_holds_up_no_other() -> None:
+    apart = Apart(timeout_s=3)
+
+    async def run() -> tuple[int, int]:
+        first = await apart.computed(LONG, os.getpid)
+        slow = asyncio.create_task(apart.computed(LONG, time.sleep, 60))
+        await asyncio.sleep(0)
+        # These two wait for the slow one: the process is theirs only once it has been ended.
+        waiting = [asyncio.create_task(apart.computed(LONG, os.getpid)) for _ in range(2)]
+        for call in (slow, *waiting):
+            with pytest.raises(GuardUnavailable, match="not read within 3 s"):
+                await call
+        return first, await apart.computed(LONG, os.getpid)
+
+    try:
+        first, second = asyncio.run(run())
+    finally:
+        apart.close()
     assert first != second
 
 
