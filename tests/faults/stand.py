@@ -258,15 +258,26 @@ def _ready(proxy: Proxy) -> bool:
 
 def workers(proxy: Proxy, count: int, without: Sequence[int] = ()) -> list[int]:
     """The ids of the worker processes, empty if there are not `count` of them."""
+    found = [number for number in _children(proxy, b"spawn_main") if number not in without]
+    return found if len(found) == count else []
+
+
+def readers(proxy: Proxy) -> list[int]:
+    """The ids of the processes that read long texts."""
+    return _children(proxy, b"guardproxy.apart")
+
+
+def _children(proxy: Proxy, words: bytes) -> list[int]:
+    """The ids of the proxy's own processes with these words in their command line."""
     found = []
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal() or int(folder.name) in without:
+        if not folder.name.isdecimal():
             continue
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             command = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if parent == proxy.process.pid and b"spawn_main" in command:
+        if parent == proxy.process.pid and words in command:
             found.append(int(folder.name))
-    return sorted(found) if len(found) == count else []
+    return sorted(found)

@@ -293,6 +293,15 @@ PROCESS: Final = (
         note="the other workers go on, and a new one takes its place",
     ),
     Fault(
+        "reader",
+        "reads a long text in a process of its own, which is killed",
+        503,
+        _GUARD_CODE,
+        records=_NOT_JUDGED,
+        metrics=_GUARD_ERROR,
+        note="the next long text starts another one; the same answer comes if one takes longer than 30 s",
+    ),
+    Fault(
         "stop-start",
         "gets SIGTERM or SIGINT while it starts",
         0,

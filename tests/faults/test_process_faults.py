@@ -18,7 +18,7 @@ import pytest
 
 from tests.faults.kit import Watched, ask, watched
 from tests.faults.raw import request, until_closed
-from tests.faults.stand import Proxy, Started, proxy_process, workers
+from tests.faults.stand import Proxy, Started, proxy_process, readers, workers
 from tests.faults.table import PROCESS
 from tests.faults.upstream import RawUpstream
 from tests.kit import until
@@ -55,6 +55,22 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, upstream: RawUpstream, guard
         limits_of_upstream="timeouts: {first_byte_s: 2.5}",
     ) as running:
         yield running
+
+
+def test_the_process_of_long_texts_is_killed(proxy: Proxy) -> None:
+    """Its text counts as one that the guard could not judge; the next one is judged by another process."""
+    long = " ".join(f"4{number:039d}" for number in range(8000))  # each word may be an encoding: some seconds of work
+    with watched(proxy, FAULTS["reader"]) as seen, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(proxy.post, ask("fine", long))
+        first = until(lambda: [one for one in readers(proxy) if _cpu_s(one) > 0.5], "no process")
+        assert not waiting.done()
+        for number in first:
+            os.kill(number, signal.SIGKILL)
+        seen.answered(waiting.result(60))
+        assert proxy.post(ask("fine", "a long way " * 30_000)).status == 200
+        again = readers(proxy)
+        assert again
+        assert not set(first) & set(again)
 
 
 def test_descriptors_run_out(proxy: Proxy) -> None:
