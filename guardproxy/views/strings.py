@@ -25,10 +25,18 @@ _SPACE = re.compile(r"\s")
 _ENDS = {'"""': '"""', "'''": "'''", '"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 _MARKS = "".join(_ENDS) + "".join(_ENDS.values())
 _MARK = re.compile("|".join(_ENDS))
+# Two of a mark within a string are one in SQL and CSV.
+_DOUBLED = ('"', "'")
 _REST = {
-    mark: re.compile(rf"((?:[^{end[0]}\\]++|\\.|(?!{end}){end[0]})*+)(?:{end}|\\?\Z)", re.DOTALL)
+    mark: re.compile(
+        rf"((?:[^{end[0]}\\]++|\\.|{2 * end if mark in _DOUBLED else f'(?!{end}){end[0]}'})*+)(?:{end}|\\?\Z)",
+        re.DOTALL,
+    )
     for mark, end in _ENDS.items()
 }
+_STATEMENT_BEFORE = re.compile(r"(?:\A|[\n;{])[ \t]{0,64}(?:return|yield|raise|throw|echo|puts|print|say)[ \t]{1,8}\Z")
+_COMMAND = re.compile(r"\\[A-Za-z]++\*?(?:\[[^]\n]{0,100}\])?(?:\{([^{}\\]*+)\}?+)?")
+_LAYOUT = re.compile(r"\\(?:begin|item|chapter|(?:sub)*section|paragraph)\b")
 _LETTERS_BEFORE = re.compile(r"(?<!\w)(?:[fFrRbBuU]{1,2}|String\.raw)\Z")
 _NAME_BEFORE = re.compile(r"(?:\A|[{,(\n])[ \t]{0,64}[\w.$-]{1,64}\Z")
 _COLON = re.compile(r"\s*+:")
@@ -50,18 +58,21 @@ def may_have_strings(part: Part) -> bool:
 
 def may_quote(text: str) -> bool:
     """Whether `quoted` may find anything in a text."""
-    return any(sign in text for sign in (*_ENDS, "<"))
+    return any(sign in text for sign in (*_ENDS, "<", "\\"))
 
 
 def quoted(text: str) -> str:
-    """The texts that JSON, code or XML in a text has as values, one per line; empty if none is longer than a few words.
+    """The texts that data or code in a text has as values, one per line; empty if none is longer than a few words.
 
-    A value is a string behind a bracket, an operator, or a comma or a colon that stands behind a string, a number or
-    the name of a field; or what stands between two tags. What prose quotes is none: a threat in a story is no threat.
+    A value is a string behind a bracket, an operator, a statement such as `return`, or a comma or a colon that stands
+    behind a string, a number or the name of a field; what stands between two tags; an argument of LaTeX, or what stands
+    between two of its commands. What prose quotes is none: a threat in a story is no threat.
     """
     values = [value for value, is_key in _values(text, _DEPTH) if not is_key or _is_text(value)]
     if _TAG.search(text):
         values += [found.strip() for found in _BETWEEN_TAGS.findall(text) if _is_text(found.strip())]
+    if "\\" in text:
+        values += [found.strip() for found in _texts_of_latex(text) if _is_text(found.strip())]
     if any(map(_is_text, values)) or sum(word.isalpha() for value in values for word in value.split()) >= _WORDS:
         return "\n".join(values)
     return ""
@@ -100,6 +111,8 @@ def _values(text: str, depth: int) -> Iterator[tuple[str, bool]]:
     for begin in _MARK.finditer(text):
         if _is_value(text, begin.start()) and (found := _REST[begin.group()].match(text, begin.end())):
             mark, literal = begin.group(), found[1]
+            if mark in _DOUBLED and 2 * mark in literal:
+                literal = literal.replace(2 * mark, "'" if mark == "'" else '\\"')
             if mark != '"' and "\\" in literal:
                 literal = literal.replace(f"\\{mark}", mark).replace('"', '\\"')
             value = _unescaped(literal)
@@ -107,6 +120,18 @@ def _values(text: str, depth: int) -> Iterator[tuple[str, bool]]:
                 yield from _values(value, depth - 1)
             else:
                 yield value, _COLON.match(text, found.end()) is not None
+
+
+def _texts_of_latex(text: str) -> Iterator[str]:
+    """The arguments of LaTeX commands; what stands between the commands as well, if they lay the text out."""
+    end, is_laid_out = 0, _LAYOUT.search(text) is not None
+    for command in _COMMAND.finditer(text):
+        if is_laid_out:
+            yield text[end : command.start()]
+        yield command[1] or ""
+        end = command.end()
+    if is_laid_out:
+        yield text[end:]
 
 
 def _is_value(text: str, start: int) -> bool:
@@ -120,6 +145,8 @@ def _is_value(text: str, start: int) -> bool:
         before = text[behind - 1 : behind]
         named = sign == ":" and _NAME_BEFORE.search(text, max(0, behind - 130), behind) is not None
         return before != "" and (before in _MARKS or before in "]}" or before.isdigit() or named)
+    if sign.isalpha():
+        return end < start and _STATEMENT_BEFORE.search(text, max(0, start - 90), start) is not None
     return sign != "" and sign in "[({=+"
 
 

@@ -131,6 +131,12 @@ QUOTING = {
     "curved marks": f"{{\u201ctask\u201d: \u201c{TEXT}\u201d}}",
     "an assignment": f'task = "{TEXT}"\nprint(task)',
     "SQL": f"INSERT INTO t VALUES (12, 'open', '{TEXT}');",
+    "SQL with marks in it": f"INSERT INTO t VALUES (12, 'it''s this:\n{TEXT}');",
+    "CSV with marks in it": f'12,"so ""called""\n{TEXT}",high',
+    "a statement": f'def task():\n    return "{TEXT}"',
+    "a LaTeX list": f"\\begin{{itemize}}\n\\item {TEXT}\n\\end{{itemize}}",
+    "a LaTeX document": f"\\documentclass{{article}}\\begin{{document}}\\section{{A}}\n{TEXT}\n\\end{{document}}",
+    "an argument of LaTeX": f"A \\textbf{{{TEXT}}} B",
     "white space": f'{{"task"{" " * 300}:{" " * 300}"{TEXT}"}}',
     "an odd mark before it": '5" of rain: ' + json.dumps({"task": TEXT}),
     "marks without an end before it": "(` (' " + json.dumps({"task": TEXT}),
@@ -158,6 +164,8 @@ def test_values_in_a_text_are_read_by_themselves(path: str, text: str) -> None:
         "(don't leave the house, it's raining, isn't it)",
         f"She said: \u201c{TEXT}\u201d and left.",
         "if a < b and b > c: print(x)",
+        f'I want you to return "{TEXT}" to me.',
+        f"The set {{{TEXT}}} and C:\\new {TEXT}",
         json.dumps({"id": 17, "state": "open", "link": "https://example.org/a-long-path-of-words"}),
         "",
     ],
@@ -167,7 +175,8 @@ def test_what_prose_quotes_is_no_text_by_itself(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['"' * 100_000, "('" * 60_000, '("' * 60_000 + "\\", "," + " " * 100_000 + '"', "<a>" * 60_000]
+    "text",
+    ['"' * 100_000, "('" * 60_000, '("' * 60_000 + "\\", "," + " " * 100_000 + '"', "<a>" * 60_000, "\\a{" * 60_000],
 )
 def test_no_content_takes_long(text: str) -> None:
     """The time is linear in the text; a quadratic search would take minutes."""
