@@ -96,6 +96,9 @@ def test_the_collections_of_python_come_back() -> None:
         task = asyncio.create_task(collect_between_requests(lambda: 0))
         await asyncio.sleep(0)
         assert gc.get_threshold() != before
+        second = asyncio.create_task(collect_between_requests(lambda: 0))
+        await asyncio.sleep(0)
+        assert second.done()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

@@ -31,11 +31,11 @@ async def collect_between_requests(
     """Run the full collections that Python would run itself, when no request is open or after `wait_s`.
 
     What a collection finds in use while no request is open, caches above all, is left out of those of the next `all_s`
-    seconds. Returns at once where Python collects in small steps, and else never.
+    seconds. Returns at once where Python collects in small steps, or another task does this already, and else never.
     """
-    if sys.version_info >= (3, 14):
-        return
     young, middle, old = gc.get_threshold()
+    if sys.version_info >= (3, 14) or old == _NEVER:
+        return
     gc.set_threshold(young, middle, _NEVER)
     all_at = time.monotonic() + all_s
     try:
