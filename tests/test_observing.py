@@ -143,6 +143,39 @@ def test_prometheus_reads_the_rules() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("failing", "fires"),
+    [
+        ('guardproxy_upstream_calls_total{job="g", upstream="a", result="5xx"}', True),
+        ('guardproxy_upstream_calls_total{job="g", upstream="a", result="unsent"}', True),
+        ('guardproxy_failures_total{job="g", code="upstream_unreadable"}', True),
+        ('guardproxy_failures_total{job="g", code="bad_request"}', False),
+        ('guardproxy_upstream_calls_total{job="g", upstream="a", result="4xx"}', False),
+    ],
+)
+def test_the_alert_of_the_upstream_sees_answers_that_are_errors(tmp_path: Path, failing: str, fires: bool) -> None:
+    """An upstream that answers 500 fails as one that cannot be reached, though its answer has no code of ours."""
+    tool = shutil.which("promtool")
+    if tool is None:
+        pytest.skip("promtool is not installed")
+    rule = next(rule for rule in alerts() if rule["alert"] == "GuardproxyUpstreamFails")
+    told = [{"exp_labels": {"job": "g", **rule["labels"]}, "exp_annotations": rule["annotations"]}]
+    counts = {
+        failing: "0+10x20",
+        'guardproxy_upstream_calls_total{job="g", upstream="a", result="2xx"}': "0+90x20",
+        'guardproxy_requests_total{job="g", status="2xx", wire="openai_chat"}': "0+90x20",
+    }
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in counts.items()],
+        "alert_rule_test": [{"eval_time": "15m", "alertname": rule["alert"], "exp_alerts": told if fires else []}],
+    }
+    cases = tmp_path / "cases.yaml"
+    cases.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": [case]}))
+    done = subprocess.run([tool, "test", "rules", str(cases)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_dashboard_has_what_grafana_needs() -> None:
     """Unique ids, places that do not overlap, a data source to choose, queries with a reference."""
     assert DASHBOARD["schemaVersion"] >= 36
