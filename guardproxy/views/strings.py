@@ -108,8 +108,8 @@ def _values(text: str, depth: int) -> Iterator[tuple[str, bool]]:
 
     One that another kind of quotation mark surrounds is read as well, so that a mark without an end hides none.
     """
-    for begin in _MARK.finditer(text):
-        if _is_value(text, begin.start()) and (found := _REST[begin.group()].match(text, begin.end())):
+    for begin, stop in _begins(text):
+        if found := _REST[begin.group()].match(text, begin.end(), stop):
             mark, literal = begin.group(), found[1]
             if mark in _DOUBLED and 2 * mark in literal:
                 literal = literal.replace(2 * mark, "'" if mark == "'" else '\\"')
@@ -120,6 +120,22 @@ def _values(text: str, depth: int) -> Iterator[tuple[str, bool]]:
                 yield from _values(value, depth - 1)
             else:
                 yield value, _COLON.match(text, found.end()) is not None
+
+
+def _begins(text: str) -> list[tuple[re.Match[str], int]]:
+    """The marks that begin strings of JSON or code, and where each string ends at the latest.
+
+    A string in curved marks ends where the next one begins: it may have no end, and would be read anew at each mark.
+    """
+    begins: list[tuple[re.Match[str], int]] = []
+    marks = [begin for begin in _MARK.finditer(text) if _is_value(text, begin.start())]
+    curved: dict[str, int] = {}
+    for begin in reversed(marks):
+        mark = begin.group()
+        begins.append((begin, curved.get(mark, len(text))))
+        if _ENDS[mark] != mark:
+            curved[mark] = begin.start()
+    return begins[::-1]
 
 
 def _texts_of_latex(text: str) -> Iterator[str]:

@@ -129,6 +129,7 @@ QUOTING = {
     "a template": f"call({{task: String.raw`{TEXT}`}})",
     "three marks": f'task = """{TEXT}"""\nprint(task)',
     "curved marks": f"{{\u201ctask\u201d: \u201c{TEXT}\u201d}}",
+    "a curved mark before it that does not end": f"(\u201c some words {{\u201ctask\u201d: \u201c{TEXT}\u201d}}",
     "an assignment": f'task = "{TEXT}"\nprint(task)',
     "SQL": f"INSERT INTO t VALUES (12, 'open', '{TEXT}');",
     "SQL with marks in it": f"INSERT INTO t VALUES (12, 'it''s this:\n{TEXT}');",
@@ -176,7 +177,16 @@ def test_what_prose_quotes_is_no_text_by_itself(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['"' * 100_000, "('" * 60_000, '("' * 60_000 + "\\", "," + " " * 100_000 + '"', "<a>" * 60_000, "\\a{" * 60_000],
+    [
+        '"' * 100_000,
+        "('" * 60_000,
+        '("' * 60_000 + "\\",
+        "," + " " * 100_000 + '"',
+        "<a>" * 60_000,
+        "(\u201c" * 60_000,
+        "(\u201c(\u2018" * 60_000,
+        "\\a{" * 60_000,
+    ],
 )
 def test_no_content_takes_long(text: str) -> None:
     """The time is linear in the text; a quadratic search would take minutes."""
