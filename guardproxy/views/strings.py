@@ -9,6 +9,7 @@ off, as in a stream, is read as far as it has come.
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from guardproxy.types import Part
 
@@ -21,6 +22,7 @@ _DEPTH = 3  # of JSON in the strings of JSON
 _JSON = re.compile(r"^[ \t]*[\[{]", re.MULTILINE)
 _STRING = re.compile(r'"((?:[^"\\]++|\\.)*+)(?:"\s*+(:?)|\\?\Z)', re.DOTALL)
 _SPACE = re.compile(r"\s")
+_NO_BRACES = str.maketrans("", "", "{}")
 # Each mark that may begin a string of JSON or code, with the mark that ends it; the last two are curved.
 _ENDS = {'"""': '"""', "'''": "'''", '"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 _MARKS = "".join(_ENDS) + "".join(_ENDS.values())
@@ -35,8 +37,11 @@ _REST = {
     for mark, end in _ENDS.items()
 }
 _STATEMENT_BEFORE = re.compile(r"(?:\A|[\n;{])[ \t]{0,64}(?:return|yield|raise|throw|echo|puts|print|say)[ \t]{1,8}\Z")
-_COMMAND = re.compile(r"\\[A-Za-z]++\*?(?:\[[^]\n]{0,100}\])?(?:\{([^{}\\]*+)\}?+)?")
+# A command of LaTeX, what stands in its brackets, and its argument unless that has commands itself.
+_COMMAND = re.compile(r"\\([A-Za-z]++)\*?(?:\[([^]\n]{0,300})\])?(?:\{([^{}\\]*+)\}?+)?")
 _LAYOUT = re.compile(r"\\(?:begin|item|chapter|(?:sub)*section|paragraph)\b")
+_WORD = re.compile(r"\\(?!begin|end)[A-Za-z]++\*?\{[^\W\d_]{2,}[.,;:!?]?\}")
+_CELL = re.compile(r"\\\\|&|\n")
 _LETTERS_BEFORE = re.compile(r"(?<!\w)(?:[fFrRbBuU]{1,2}|String\.raw)\Z")
 _NAME_BEFORE = re.compile(r"(?:\A|[{,(\n])[ \t]{0,64}[\w.$-]{1,64}\Z")
 _COLON = re.compile(r"\s*+:")
@@ -65,8 +70,8 @@ def quoted(text: str) -> str:
     """The texts that data or code in a text has as values, one per line; empty if none is longer than a few words.
 
     A value is a string behind a bracket, an operator, a statement such as `return`, or a comma or a colon that stands
-    behind a string, a number or the name of a field; what stands between two tags; an argument of LaTeX, or what stands
-    between two of its commands. What prose quotes is none: a threat in a story is no threat.
+    behind a string, a number or the name of a field; what stands between two tags; what a reader of LaTeX sees.
+    What prose quotes is none: a threat in a story is no threat.
     """
     values = [value for value, is_key in _values(text, _DEPTH) if not is_key or _is_text(value)]
     if _TAG.search(text):
@@ -139,15 +144,23 @@ def _begins(text: str) -> list[tuple[re.Match[str], int]]:
 
 
 def _texts_of_latex(text: str) -> Iterator[str]:
-    """The arguments of LaTeX commands; what stands between the commands as well, if they lay the text out."""
-    end, is_laid_out = 0, _LAYOUT.search(text) is not None
+    """Each line and cell that a reader of LaTeX sees; the long arguments of commands alone if nothing else is laid out.
+
+    Long arguments are lines of their own. A text is laid out if it has a list, a section or the like, or if single
+    words of it are arguments.
+    """
+    is_laid_out = _LAYOUT.search(text) is not None or next(islice(_WORD.finditer(text), _WORDS - 1, None), None)
+    seen, end = [], 0
     for command in _COMMAND.finditer(text):
+        name, option, argument = command.groups(default="")
         if is_laid_out:
-            yield text[end : command.start()]
-        yield command[1] or ""
-        end = command.end()
+            seen.append(text[end : command.start()])
+            end = command.end()
+        if name not in ("begin", "end"):
+            seen += [f"\n{one}\n" if _is_text(one) else one for one in (option, argument)]
     if is_laid_out:
-        yield text[end:]
+        seen.append(text[end:])
+    yield from _CELL.split("".join(seen).translate(_NO_BRACES))
 
 
 def _is_value(text: str, start: int) -> bool:
