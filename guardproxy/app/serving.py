@@ -34,7 +34,8 @@ from guardproxy.app.policy_file import ConfigSource, read
 from guardproxy.app.port_sharing import ConnectionCounts, SharedPortLoop
 from guardproxy.app.service import Service
 from guardproxy.app.shared_state import check_state
-from guardproxy.app.workers import Supervisor, WorkerGroup
+from guardproxy.app.supervisor import Supervisor
+from guardproxy.app.workers import WorkerGroup
 from guardproxy.console.visits import BASE
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
@@ -180,7 +181,7 @@ def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
         }
         engine = EngineKeeper() if needs_engine(settings) else None
         with WorkerGroup(Path(folder), source, engine) as group:
-            Supervisor(uvicorn.Config("guardproxy.app.worker_start:worker", **options), group).run()
+            Supervisor(uvicorn.Config("guardproxy.app.worker_start:worker", **options), group.ask).run()
         if failure.exists():
             raise ConfigError(failure.read_text("utf-8").splitlines())
     return 0

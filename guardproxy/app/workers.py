@@ -6,15 +6,11 @@ worker that begins later, in place of one that has ended, takes the policies in 
 
 import asyncio
 import contextlib
-import signal
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
-
-import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from guardproxy.app.engine_keeper import EngineKeeper
 from guardproxy.app.engine_link import SERVED
@@ -37,15 +33,6 @@ _SWITCH_S = 10.0
 _END_S = 30.0
 # A busy worker that does not answer a scrape by then is counted as it was at the latest one.
 _SCRAPE_S = 2.0
-
-
-class Supervisor(Multiprocess):
-    """uvicorn's parent of workers. SIGHUP reloads the policies, where uvicorn would restart the workers in turn."""
-
-    def __init__(self, config: uvicorn.Config, group: "WorkerGroup") -> None:
-        super().__init__(config, [config.bind_socket()])
-        # At once: uvicorn's own handlers wait while a worker that loads its libraries answers no ping.
-        signal.signal(signal.SIGHUP, lambda *_: group.ask())
 
 
 class _RemoteWorker:

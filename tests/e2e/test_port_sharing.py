@@ -87,6 +87,9 @@ def test_connections_are_divided(tmp_path: Path) -> None:
         os.kill(first, signal.SIGKILL)
         for _ in range(5):
             assert httpx.get(f"{url}/readyz", trust_env=False, timeout=20).status_code == 200
+        # It was killed while its parent waited for its answer to a ping, and the parent goes on all the same.
+        until(lambda: first not in workers_of(process) and len(workers_of(process)) == 2, "no new worker", 30)
+    assert '"event": "worker_ended"' in (tmp_path / "log").read_text()
 
 
 @contextlib.contextmanager
