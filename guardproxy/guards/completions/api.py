@@ -1,7 +1,7 @@
 """One call of `/v1/completions`: the tokens that may follow a prompt and their probabilities, as the server shows them.
 
-The formats of the answer are OpenAI's (legacy completions: `tokens`, `token_logprobs`, `top_logprobs` as an object; chat:
-`content` with a list for each token) and that of llama.cpp's own server (as in a chat, with an `id` for each token).
+The formats of the answer are OpenAI's (legacy completions: `tokens`, `token_logprobs`, `top_logprobs` as an object; a
+chat: `content` with a list for each token) and that of llama.cpp's own server (as in a chat, with an `id` for each).
 """
 
 import json
@@ -150,14 +150,13 @@ async def described(calls: HttpCalls, models: httpx.URL, model: str) -> Mapping[
 
 def read_next(answer: Mapping[str, Any]) -> NextToken:
     """The next token of a completions answer. Raises ReplicaFailed for an answer that is none, or without logprobs."""
-    return _read(
-        answer, lambda logprobs: [_numbered(logprobs["content"]) if "content" in logprobs else _legacy(logprobs)]
-    )[0]
+    (found,) = _read(answer, lambda shown: [_numbered(shown["content"]) if "content" in shown else _legacy(shown)])
+    return found
 
 
 def read_first(answer: Mapping[str, Any]) -> list[NextToken]:
     """The first tokens of a chat's answer, at least one. Raises as `read_next`."""
-    return _read(answer, lambda logprobs: [_numbered([one]) for one in logprobs["content"]] or [_numbered([])])
+    return _read(answer, lambda shown: [_numbered([one]) for one in shown["content"]] or [_numbered([])])
 
 
 def _read(

@@ -222,8 +222,9 @@ class CompletionsLink:
         try:
             prompts = [window for prompt in self._family.render(PROBE) for window in encoder.encode(prompt)]
             abilities = await probe(self._api, prompts, texts)
-            sees = self._options.images and isinstance(self._family, ChatImageFamily)
-            sight = await probe_sight(self._api, self._family, prompts[0], abilities) if sees else None
+            sight = None
+            if self._options.images and isinstance(self._family, ChatImageFamily):
+                sight = await probe_sight(self._api, self._family, prompts[0], abilities)
         except Overloaded as error:
             raise ReplicaFailed("declined", str(error)) from None
         except (ConfigError, GuardUnavailable, CallRefused) as error:

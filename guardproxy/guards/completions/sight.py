@@ -122,13 +122,13 @@ def _chat(texts: Sequence[str], image: InlineImage | None, template: Mapping[str
 
     A turn has a text even if it is empty: Llama Guard's templates show only images that stand beside one.
     """
-    messages = [
-        {"role": ("user", "assistant")[place % 2], "content": [{"type": "text", "text": text}]}
-        for place, text in enumerate(texts)
-    ]
+    contents: list[list[dict[str, Any]]] = [[{"type": "text", "text": text}] for text in texts]
     if image is not None:
-        url = {"url": f"data:{image.media_type};base64,{image.data}"}
-        messages[-1]["content"] = [{"type": "image_url", "image_url": url}, {"type": "text", "text": texts[-1]}]
+        url = f"data:{image.media_type};base64,{image.data}"
+        contents[-1].insert(0, {"type": "image_url", "image_url": {"url": url}})
+    messages = [
+        {"role": ("user", "assistant")[place % 2], "content": content} for place, content in enumerate(contents)
+    ]
     return {"messages": messages, **({"chat_template_kwargs": dict(template)} if template else {})}
 
 
