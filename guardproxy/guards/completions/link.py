@@ -20,7 +20,7 @@ from guardproxy.guards.completions.reader import PromptReader, Tokens, gathered
 from guardproxy.guards.completions.sight import ImageReader, Sight, probe_sight
 from guardproxy.guards.completions.tokens import TokenTexts
 from guardproxy.guards.links import GuardIdentity, ReplicaFailed
-from guardproxy.guards.local import PROBE, floor_of, parsed
+from guardproxy.guards.local import PROBE, floor_of, parsed, within
 from guardproxy.guards.services import windows
 from guardproxy.images import InlineImage
 from guardproxy.ports import Family, Prompt
@@ -198,7 +198,8 @@ class CompletionsLink:
         shown = [(one, image) for one in beside for image in images]
         read = await gathered([reader.read(family.image_questions(one, characters), image) for one, image in shown])
         verdicts = [
-            family.image_verdict(one, readings, self._guard) for (one, _), readings in zip(shown, read, strict=True)
+            within(family.image_verdict(one, readings, self._guard), self._guard)
+            for (one, _), readings in zip(shown, read, strict=True)
         ]
         return replace(worst(verdicts), usage=_usage(began, asked_s, reader.tokens, len(beside)))
 
