@@ -1,7 +1,7 @@
 """Images in the chat of a server: what is asked, what is read of the answer, and what counts as not read."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def judge(files: Path) -> Iterator[Callable[..., list[Verdict]]]:
+def judge(files: Path) -> Callable[..., list[Verdict]]:
     """Judge checks by a server, whose first answers to these may be given."""
 
     def judged(server: SeeingServer, *checks: Check, answers: Sequence[Any] = (), **options: Any) -> list[Verdict]:
@@ -42,7 +42,7 @@ def judge(files: Path) -> Iterator[Callable[..., list[Verdict]]]:
         with serve(server.app) as url:
             return asyncio.run(run(url))
 
-    yield judged
+    return judged
 
 
 def test_an_image_is_asked_about_with_its_text(judge: Callable[..., list[Verdict]]) -> None:

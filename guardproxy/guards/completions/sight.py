@@ -146,24 +146,26 @@ async def probe_sight(
     texts = abilities.naming.texts
     safe, unsafe = verdict_tokens(encoded.answer)
     blank = texts.tokens(_BLANK_LINE)
-    if len(blank) != 1 or any(texts.is_ambiguous(token) for token in (safe, unsafe, *blank)):
-        raise ConfigError("the tokenizer has no token of its own for a blank line, so no answer can be read")
     image = InlineImage("image/png", _grey_square())
     asked = {text: _questions(family, text) for text in (_SHORT, "", _LONG)}
-    short, empty, long = [await _count(api, asked[text][0], None) for text in (_SHORT, "", _LONG)]
+    answers = [await _answer(api, asked[text][0], None) for text in (_SHORT, "", _LONG)]
+    by_text = not all(isinstance(name, int) for name in answers[0].shown)
+    if len(blank) != 1 or (by_text and any(texts.is_ambiguous(token) for token in (safe, unsafe, *blank))):
+        raise ConfigError("the tokenizer has no token of its own for a blank line, safe or unsafe: it cannot be read")
+    short, empty, long = [answer.prompt_tokens for answer in answers]
     if long - short < (texts.count(_LONG) - texts.count(_SHORT)) // 2 or short < len(encoded.ids) // 2:
         raise ConfigError(
             f"it reads {short} tokens of a short text and {long} of a long one, where the guard's prompt has "
             f"{len(encoded.ids)}: its chat template is not that of the guard's model, or is not shown the text (vLLM: "
             "--chat-template-content-format openai)"
         )
-    seen, alone = [await _count(api, asked[text][0], image) for text in (_SHORT, "")]
+    seen, alone = [(await _answer(api, asked[text][0], image)).prompt_tokens for text in (_SHORT, "")]
     if min(seen - short, alone - empty) < 1:
         raise ConfigError(
             f"it reads {short} tokens of a text, and {seen} with an image; {empty} and {alone} if the text is empty: "
             "it leaves the image out"
         )
-    single = await _count(api, asked[_SHORT][1], image)
+    single = (await _answer(api, asked[_SHORT][1], image)).prompt_tokens
     if asked[_SHORT][1].template != asked[_SHORT][0].template and single >= seen:
         raise ConfigError(
             f"it reads {seen} tokens whether the question has all categories or one: its chat template ignores "
@@ -178,14 +180,14 @@ def _questions(family: ChatImageFamily, text: str) -> tuple[ImageQuestion, ...]:
     return family.image_questions(Check(Conversation((turn,)), "user"), 0)
 
 
-async def _count(api: CompletionsApi, question: ImageQuestion, image: InlineImage | None) -> int:
-    """The tokens that the server reads of a question. Raises ConfigError if it refuses it."""
+async def _answer(api: CompletionsApi, question: ImageQuestion, image: InlineImage | None) -> NextToken:
+    """The first token of the answer to a question. Raises ConfigError if the server refuses it."""
     try:
         (first, *_) = await api.first_tokens(_chat(question.texts, image, question.template))
     except CallRefused as refused:
         what = "a chat with an image" if image else "a chat without an image"
         raise ConfigError(f"it refuses {what}: {refused}") from None
-    return first.prompt_tokens
+    return first
 
 
 def _grey_square() -> str:
