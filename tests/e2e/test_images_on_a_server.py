@@ -31,7 +31,7 @@ guard:
 policies:
   default:
     unsafe: {flag: 0.5}
-    categories: {sexual_content: {block: 0.5}, violent_crimes: {block: 0.5}}
+    user: {sexual_content: {block: 0.5}, violent_crimes: {block: 0.5}}
 """
 
 
