@@ -78,7 +78,7 @@ def choose_device(name: str) -> torch.device:
 def _why_no_cuda() -> str:
     """Why torch finds no CUDA device, in the first line of its own words: its build, no driver, or an old one."""
     try:
-        torch.cuda.init()
+        torch.cuda.current_device()
     except (AssertionError, RuntimeError) as error:
         return str(error).partition("\n")[0]
     return "no device is visible to it"
