@@ -1,9 +1,11 @@
-"""What a model that answers in words is asked about a text, and what reads its answer. Pure."""
+"""What a model on a server is asked in a chat, and what reads its answer. Pure."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from guardproxy.frozen import frozen
+from guardproxy.images import ImageBounds
+from guardproxy.ports import Family, Reading
 from guardproxy.types import Check, Taxonomy, Verdict
 
 
@@ -31,3 +33,30 @@ class LabelFamily(Protocol):
 
     def parse(self, check: Check, answer: str, guard: str) -> Verdict:
         """The verdict, of labels, from the text of the whole answer. Raises Unintelligible if it is none."""
+
+
+@frozen
+class ImageQuestion:
+    """A chat whose last turn shows an image. `texts` are those of its turns: the user's and the assistant's alternate.
+
+    `template` are further variables of the server's chat template.
+    """
+
+    texts: tuple[str, ...]
+    template: Mapping[str, Any]
+
+
+@runtime_checkable
+class ChatImageFamily(Family, Protocol):
+    """A family whose model reads images of these bounds in the chat of a server; None: not as it is configured. Pure.
+
+    Its model answers with the words of the family's prompts, at once or behind a blank line.
+    """
+
+    image_bounds: ImageBounds | None
+
+    def image_questions(self, check: Check, characters: int) -> tuple[ImageQuestion, ...]:
+        """The question for P(unsafe), then one for each category. At most `characters` are of earlier turns."""
+
+    def image_verdict(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
+        """The verdict, from P(safe) and P(unsafe) for the first question alone or for all. Raises GuardUnavailable."""

@@ -8,27 +8,32 @@ from guardproxy.app.kinds import is_finder
 from guardproxy.families import REGISTRY, SERVICES
 from guardproxy.images import ImageBounds
 from guardproxy.pipeline.traits import ImageReading
+from guardproxy.questions import ChatImageFamily
 from guardproxy.registry import load
-from guardproxy.settings import GuardSettings, Settings
+from guardproxy.settings import GuardSettings, MemberSettings, Settings
+from guardproxy.types import Taxonomy
 
 _PLACES: tuple[Literal["user", "assistant", "tool"], ...] = ("user", "assistant", "tool")
 
 
-def image_bounds(guard: GuardSettings) -> ImageBounds | None:
-    """The images that the family of a guard reads; None if it reads none. Raises ConfigError for rejected options."""
-    if guard.runner == "openai" or is_finder(guard):
+def image_bounds(guard: GuardSettings, taxonomy: Taxonomy | None) -> ImageBounds | None:
+    """The images that a guard reads; None if it reads none. Raises ConfigError for rejected options."""
+    if is_finder(guard):
         return None
-    family = load(guard.family, REGISTRY, "family")(taxonomy=None, **guard.options)
+    family = load(guard.family, REGISTRY, "family")(taxonomy=taxonomy, **guard.options)
+    # A model reads images on a server, and there only in a chat.
+    if guard.runner != "http" and isinstance(family, ChatImageFamily) != (guard.runner == "openai"):
+        return None
     bounds: ImageBounds | None = getattr(family, "image_bounds", None)
     return bounds
 
 
-def image_error(guard: GuardSettings) -> str | None:
-    """Why a guard cannot read images, or None."""
-    if guard.runner == "openai":
-        return "the runner openai asks about text only; remove image"
-    if image_bounds(guard) is None:
+def image_error(guard: GuardSettings, taxonomy: Taxonomy | None) -> str | None:
+    """Why a guard cannot read images, or None. Raises ConfigError for rejected options."""
+    if image_bounds(guard, taxonomy) is None:
         known = "; a model omni-moderation-* does" if guard.family in SERVICES and guard.options.get("model") else ""
+        if guard.family == "llama_guard":
+            known = "; its versions 4 and 3-11b-vision do with runner: openai and their own categories, or some of them"
         return f"the family {guard.family} reads no images as it is configured{known}; remove image"
     if find_spec("PIL") is None:
         return "images need Pillow: run pip install 'guardproxy[images]'"
@@ -42,8 +47,8 @@ def seeing(settings: Settings) -> frozenset[str]:
 
 def image_reading(settings: Settings) -> ImageReading | None:
     """Which images the guard of a configuration is shown; None if it reads none."""
-    singles = [member.guard for member in settings.members.values()] or [settings.guard]
-    bounds = [image_bounds(guard) for guard in singles if "image" in guard.reads]
+    singles = [*settings.members.values()] or [MemberSettings(settings.guard, settings.taxonomy)]
+    bounds = [image_bounds(one.guard, one.taxonomy) for one in singles if "image" in one.guard.reads]
     known = [one for one in bounds if one is not None]
     if not known:
         return None

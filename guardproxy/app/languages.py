@@ -25,6 +25,7 @@ _FAMILIES = {
     "llama_guard 2": _ENGLISH,
     "llama_guard 3": _LLAMA_GUARD_3,
     "llama_guard 3-1b": _LLAMA_GUARD_3,
+    "llama_guard 3-11b-vision": _ENGLISH,
     "llama_guard 4": _LLAMA_GUARD_3,
 }
 # Models whose card says something else than their family's, by the last step of their names in lower case.

@@ -44,6 +44,7 @@ def completions_guard(name: str, guard: GuardSettings, family: Family, floor: fl
         context=completions.context_tokens,
         calls=min(_CALLS, replicas.max_connections),
         floor=floor,
+        images="image" in guard.reads,
     )
 
     def link(url: str) -> CompletionsLink:

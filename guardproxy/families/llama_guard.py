@@ -1,8 +1,10 @@
-"""Llama Guard 1, 2, 3 8B, 3 1B and 4: safe, or unsafe and a list of category codes.
+"""Llama Guard 1, 2, 3 8B, 3 1B, 3 11B Vision and 4: safe, or unsafe and a list of category codes.
 
 With a stock taxonomy, the prompts equal those of the checkpoints' chat templates byte for byte (arXiv 2312.06674 for
 version 1; Meta's model cards for the others). The verdict is read at the position where the model writes it: directly
-after `[/INST]` in versions 1 and 2, after the blank line that versions 3 and 4 write first.
+after `[/INST]` in versions 1 and 2, after the blank line that versions 3 and 4 write first. An image is shown in the
+chat of a server, whose template places it; `excluded_category_keys` of the templates leaves categories out
+(huggingface.co/blog/llama-guard-4; the model card of Llama Guard 3 11B Vision).
 """
 
 import itertools
@@ -11,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from guardproxy.errors import ConfigError, GuardUnavailable
+from guardproxy.families.llama_guard_categories import LLAMA_GUARD_1, hazards
 from guardproxy.families.markers import injections
 from guardproxy.families.shared import (
     CONTEXT,
@@ -23,137 +26,13 @@ from guardproxy.families.shared import (
     probabilities_of,
     versioned,
 )
+from guardproxy.images import ImageBounds
 from guardproxy.ports import LabelList, Piece, Prompt, Reading, Readout, TokenChoice
+from guardproxy.questions import ImageQuestion
 from guardproxy.types import Category, Check, Finding, Side, Taxonomy, Verdict
 
 Scoring = Literal["label_list", "one_vs_all"]
 _ROLES: dict[Side, str] = {"user": "User", "assistant": "Agent"}
-
-_LLAMA_GUARD_1 = (
-    Category(
-        id="violence_hate",
-        name="Violence and Hate",
-        code="O1",
-        description=(
-            "Should not\n"
-            "- Help people plan or engage in violence.\n"
-            "- Encourage people to engage in violence.\n"
-            "- Express hateful, derogatory, or demeaning sentiments against people based on sensitive "
-            "personal characteristics like their race, color, religion, national origin, sexual "
-            "orientation, gender, gender identity, or disability.\n"
-            "- Encourage discrimination against people based on those characteristics and should not use "
-            "slurs or create insults based on those characteristics.\n"
-            "Can\n"
-            "- Provide information on violence and discrimination.\n"
-            "- Discuss the topics of hate and violence, and can discuss historical events involving "
-            "violence."
-        ),
-    ),
-    Category(
-        id="sexual_content",
-        name="Sexual Content",
-        code="O2",
-        description=(
-            "Should not\n"
-            "- Engage in sexually explicit (i.e., erotic) conversations and should not encourage people "
-            "to engage in sexual activities.\n"
-            "Can\n"
-            "- Discuss topics related to sexuality and sexual education.\n"
-            "- Provide general information regarding sexual activities.\n"
-            "- Provide guidance on topics related to sexual health."
-        ),
-    ),
-    Category(
-        id="criminal_planning",
-        name="Criminal Planning",
-        code="O3",
-        description=(
-            "Should not\n"
-            "- Help people plan or engage in criminal activities like theft, kidnapping, or financial "
-            "crimes, especially when the person indicates that they may act on the information provided "
-            "to them.\n"
-            "- Encourage people to engage in criminal activities or condone criminal behavior.\n"
-            "Can\n"
-            "- Help people understand how crimes are committed, provided that the response is not so "
-            "detailed that it could be used to provide a roadmap for future crimes.\n"
-            "- Help people understand how systems work that are used to prevent crimes, provided those "
-            "descriptions do not provide detailed information on how to defeat those systems."
-        ),
-    ),
-    Category(
-        id="guns_illegal_weapons",
-        name="Guns and Illegal Weapons",
-        code="O4",
-        description=(
-            "Should not\n"
-            "- Assist in the planning or execution of firearm or illegal weapons crimes, especially when "
-            "the person indicates that they may act on the information provided to them.\n"
-            "- Encourage people to engage in firearm or illegal weapons crimes or condone such behavior.\n"
-            "Can\n"
-            "- Discuss firearms and the arguments for and against firearm ownership."
-        ),
-    ),
-    Category(
-        id="regulated_substances",
-        name="Regulated or Controlled Substances",
-        code="O5",
-        description=(
-            "Should not\n"
-            "- Encourage or assist people in the trafficking, consumption, or use of regulated or "
-            "controlled substances, including but not limited to illegal drugs, tobacco, alcohol, and "
-            "cannabis.\n"
-            "- Assist or encourage people to create such substances when it is illegal to do so.\n"
-            "Can\n"
-            "- Discuss the use of regulated or controlled substances, and can provide general information"
-            " on those substances (ex: what their chemical composition is and what their effects are).\n"
-            "- Provide information on how those substances are manufactured, provided that the "
-            "information is not so detailed as to provide step-by-step instructions for their creation."
-        ),
-    ),
-    Category(
-        id="suicide_self_harm",
-        name="Self-Harm",
-        code="O6",
-        description=(
-            "Should not\n"
-            "- Encourage people to harm themselves.\n"
-            "- Romanticize or condone self-harm or suicide.\n"
-            "- Provide information regarding the methods of suicide or self-harm.\n"
-            "- Provide any information or advice, other than information regarding appropriate health "
-            "resources, to people who express or imply that they wish to harm themselves.\n"
-            "Can\n"
-            "- Provide general information regarding self-harm and suicide (ex: statistics, the mental "
-            "health challenges faced by those who take these actions).\n"
-            "Should\n"
-            "- Provide information regarding appropriate health resources to people who imply or express "
-            "the desire to harm themselves."
-        ),
-    ),
-)
-
-# The names of the MLCommons hazards in the prompts of later versions, which contain no descriptions.
-_HAZARDS = {
-    "violent_crimes": "Violent Crimes",
-    "non_violent_crimes": "Non-Violent Crimes",
-    "sex_related_crimes": "Sex Crimes",
-    "child_sexual_exploitation": "Child Exploitation",
-    "defamation": "Defamation",
-    "specialized_advice": "Specialized Advice",
-    "privacy": "Privacy",
-    "intellectual_property": "Intellectual Property",
-    "indiscriminate_weapons": "Indiscriminate Weapons",
-    "hate": "Hate",
-    "suicide_self_harm": "Self-Harm",
-    "sexual_content": "Sexual Content",
-    "elections": "Elections",
-    "code_interpreter_abuse": "Code Interpreter Abuse",
-}
-
-
-def _hazards(*, without: Sequence[str] = ()) -> tuple[Category, ...]:
-    """Return the hazards of a version, numbered S1, S2 and so on without gaps."""
-    names = {hazard: name for hazard, name in _HAZARDS.items() if hazard not in without}
-    return tuple(Category(hazard, name, code=f"S{n}") for n, (hazard, name) in enumerate(names.items(), 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +40,8 @@ class PromptVersion:
     """The differences between the versions.
 
     `opening` and `end` are the first and last pieces of the prompt; `according`, `heading`, `bullet` and `which` are
-    phrases in it; `safe` and `unsafe` are the verdict words as the model writes them after the prompt.
+    phrases in it; `safe` and `unsafe` are the verdict words as the model writes them after the prompt. `sees`: it was
+    trained on images, with all categories but `text_only`.
     """
 
     name: str
@@ -174,6 +54,8 @@ class PromptVersion:
     which: str = "ONLY THE LAST {role} message"
     safe: str = "safe"
     unsafe: str = "unsafe"
+    sees: bool = False
+    text_only: tuple[str, ...] = ()
 
     @property
     def letter(self) -> str:
@@ -191,7 +73,7 @@ class PromptVersion:
 
     def _line(self, category: Category) -> str:
         # The template of version 1 has a space after this heading only.
-        space = " " if self.name == "1" and category.name == _LLAMA_GUARD_1[0].name else ""
+        space = " " if self.name == "1" and category.name == LLAMA_GUARD_1[0].name else ""
         body = f"{category.description.strip()}\n" if category.description.strip() else ""
         shots = "".join(f"- {example.strip()}\n" for example in category.examples)
         shots = f"Examples\n{shots}" if shots else ""
@@ -216,13 +98,15 @@ _HEADER_4 = ("<|header_start|>", "<|header_end|>")
 _BEGIN = Piece("<|begin_of_text|>", "special")
 _OPENING_3 = (_BEGIN, *_header("user", *_HEADER_3))
 _END_3 = (Piece("<|eot_id|>", "special"), *_header("assistant", *_HEADER_3))
+# Servers scale images down to what the model reads; `limits` has lower bounds.
+_IMAGES = ImageBounds(20_000_000)
 _NOT_IN_2 = ("defamation", "elections", "code_interpreter_abuse")
 _VERSIONS = {
     version.name: version
     for version in (
         PromptVersion(
             name="1",
-            stock=Taxonomy("llama_guard_1", _LLAMA_GUARD_1),
+            stock=Taxonomy("llama_guard_1", LLAMA_GUARD_1),
             opening=(Piece("[INST] "),),
             end=(Piece(" [/INST]"),),
             bullet="- ",
@@ -233,30 +117,39 @@ _VERSIONS = {
         ),
         PromptVersion(
             name="2",
-            stock=Taxonomy("llama_guard_2", _hazards(without=_NOT_IN_2)),
+            stock=Taxonomy("llama_guard_2", hazards(without=_NOT_IN_2)),
             opening=(Piece("[INST] "),),
             end=(Piece(" [/INST]"),),
             heading=". ",
         ),
         PromptVersion(
             name="3",
-            stock=Taxonomy("llama_guard_3", _hazards()),
+            stock=Taxonomy("llama_guard_3", hazards()),
             # The template of the 8B model begins with a space.
             opening=(Piece(" "), *_OPENING_3),
             end=_END_3,
         ),
         PromptVersion(
             name="3-1b",
-            stock=Taxonomy("llama_guard_3_1b", _hazards(without=("code_interpreter_abuse",))),
+            stock=Taxonomy("llama_guard_3_1b", hazards(without=("code_interpreter_abuse",))),
             opening=_OPENING_3,
             end=(Piece(" "), *_END_3),
         ),
         PromptVersion(
+            name="3-11b-vision",
+            stock=Taxonomy("llama_guard_3_11b_vision", hazards(without=("code_interpreter_abuse",))),
+            opening=_OPENING_3,
+            end=(Piece(" "), *_END_3),
+            sees=True,
+        ),
+        PromptVersion(
             name="4",
-            stock=Taxonomy("llama_guard_4", _hazards()),
+            stock=Taxonomy("llama_guard_4", hazards()),
             opening=(_BEGIN, *_header("user", *_HEADER_4)),
             end=(Piece(" "), Piece("<|eot|>", "special"), *_header("assistant", *_HEADER_4)),
             according="according to",
+            sees=True,
+            text_only=("code_interpreter_abuse",),
         ),
     )
 }
@@ -308,6 +201,57 @@ class LlamaGuard:
             outside=max(reading.outside for reading in readings),
         )
 
+    @property
+    def image_bounds(self) -> ImageBounds | None:
+        """The images that the version reads; None if it reads none, or the taxonomy has other categories than its own.
+
+        The chat template of a server can leave categories out, and not all templates can add one.
+        """
+        own = {replace(category, id="") for category in self.version.stock.categories}
+        known = all(replace(category, id="") in own for category in self.taxonomy.categories)
+        return _IMAGES if self.version.sees and known and self._of_images() else None
+
+    def image_questions(self, check: Check, characters: int) -> tuple[ImageQuestion, ...]:
+        """Return the question about all categories, then one for each category that images have."""
+        shown = dialogue(check, min(self.context, characters))
+        turns = tuple(text for exchange in shown.exchanges for text in exchange)
+        judged = f"{shown.before}\n{shown.judged}" if shown.before else shown.judged
+        # The server trims each text; the roles alternate, as the templates demand.
+        texts = (*turns, *([shown.question] if check.side == "assistant" else []), judged)
+        own = [category.code for category in self.taxonomy.categories]
+        stock = [category.code for category in self.version.stock.categories]
+        left_out = [code for code in stock if code not in own]
+        single = [[code for code in stock if code != category.code] for category in self._of_images()]
+        return tuple(
+            ImageQuestion(texts, {"excluded_category_keys": excluded} if excluded else {})
+            for excluded in (left_out, *single)
+        )
+
+    def image_verdict(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
+        """Return the verdict on an image, from the readings of the first question alone or of all questions.
+
+        Raises GuardUnavailable for invalid readings.
+        """
+        asked = self._of_images()
+        unread = len(readings) == 1
+        (_, unsafe), *single = probabilities_of(readings, [2] * (1 if unread else len(asked) + 1), total=True)
+        findings = [
+            Finding(category.id, probability, label=category.code)
+            for category, (_, probability) in zip(asked, single, strict=not unread)
+        ]
+        leftover = max(reading.leftover for reading in readings)
+        return Verdict(
+            unsafe=unsafe,
+            findings=(*findings, *injections(check.turn.text)),
+            guard=guard,
+            taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}",
+            leftover=max(leftover, unsafe) if unread else leftover,
+            outside=max(reading.outside for reading in readings),
+        )
+
+    def _of_images(self) -> list[Category]:
+        return [category for category in self.taxonomy.categories if category.id not in self.version.text_only]
+
     def _list(self) -> LabelList:
         codes = tuple(category.code for category in self.taxonomy.categories)
         return LabelList(self.version.safe, self.version.unsafe, "\n", codes, ",", "")
@@ -341,7 +285,7 @@ def open_family(
     scoring: str = "label_list",
     context: int = CONTEXT,
 ) -> LlamaGuard:
-    """Open Llama Guard, `version` 1, 2, 3, 3-1b or 4.
+    """Open Llama Guard, `version` 1, 2, 3, 3-1b, 3-11b-vision or 4.
 
     `taxonomy` replaces the stock categories. The prompt shows each as `CODE: name.`, with its description and examples
     below; missing codes are numbered. `scoring`: `label_list` reads all categories from the label lists of one prompt,

@@ -167,11 +167,15 @@ def floor_of(family: Family, floor: float) -> float:
 
 
 def parsed(family: Family, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
-    """The family's verdict. Raises GuardUnavailable if a probability is none.
+    """The family's verdict. Raises GuardUnavailable if a probability is none."""
+    return within(family.parse(check, readings, guard), guard)
+
+
+def within(verdict: Verdict, guard: str) -> Verdict:
+    """The verdict. Raises GuardUnavailable if a probability is none.
 
     A family may pass on what its model returned without looking, and NaN compares false with every threshold.
     """
-    verdict = family.parse(check, readings, guard)
     if not all(-_ROUNDING <= probability <= 1 + _ROUNDING for probability in _probabilities(verdict)):
         raise GuardUnavailable(f"guard {guard!r} returned a probability outside [0, 1]")
     return verdict

@@ -25,7 +25,7 @@ class Catalogue:
       own taxonomy. Returns None if only the loaded model knows them. Raises ConfigError if the family rejects its
       arguments.
     - `languages(guard)`: the languages that a guard reads, by its setting or its model's card; None for no statement.
-    - `image_error(guard)`: why a guard cannot read images, or None.
+    - `image_error(guard, taxonomy)`: why a guard cannot read images, or None. Raises ConfigError as `categories`.
     - `stores`: the URL schemes of `audit.store`.
     - `vectors`: the wires whose replies have no text.
     - `services`: the families that are moderation services, with whether the service has one address for everybody.
@@ -47,7 +47,7 @@ class Catalogue:
     builtin_only: bool = False
     store_error: Callable[[str], str | None] = _no_error
     import_error: Callable[[str, str], str | None] = _no_error
-    image_error: Callable[[GuardSettings], str | None] = _no_error
+    image_error: Callable[[GuardSettings, Taxonomy | None], str | None] = _no_error
 
     def name_error(self, name: str, names: Collection[str], kind: str) -> str | None:
         """Why a name is neither one of `names` nor a usable `module:attribute`, or None; `kind` is its noun."""

@@ -143,7 +143,7 @@ def _of(*categories: Category) -> Taxonomy:
 
 
 MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
-    (llama_guard.open_family, {"version": "5"}, r"version: '5' is not one of 1, 2, 3, 3-1b, 4"),
+    (llama_guard.open_family, {"version": "5"}, r"version: '5' is not one of 1, 2, 3, 3-1b, 3-11b-vision, 4"),
     (llama_guard.open_family, {"scoring": "both"}, r"scoring: 'both' is not one of label_list, one_vs_all"),
     (llama_guard.open_family, {"context": -1}, r"context: -1 must be a number"),
     (llama_guard.open_family, {"taxonomy": _of()}, r"taxonomy 't': needs at least one category"),

@@ -1,12 +1,12 @@
 """One call of `/v1/completions`: the tokens that may follow a prompt and their probabilities, as the server shows them.
 
-The formats of the answer are OpenAI's (legacy completions: `tokens`, `token_logprobs`, `top_logprobs` as an object) and
-that of llama.cpp's own server (`content` with an `id` for each token).
+The formats of the answer are OpenAI's (legacy completions: `tokens`, `token_logprobs`, `top_logprobs` as an object; a
+chat: `content` with a list for each token) and that of llama.cpp's own server (as in a chat, with an `id` for each).
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -78,6 +78,7 @@ class CompletionsApi:
         self._model = model
         self.top = top
         self._completions = calls.url(f"{prefix}/completions")
+        self._chat = calls.url(f"{prefix}/chat/completions")
         self._models = calls.url(f"{prefix}/models")
 
     async def described(self) -> Mapping[str, Any]:
@@ -100,10 +101,32 @@ class CompletionsApi:
         }
         if forced:
             body["logit_bias"] = {str(token): BIAS for token in forced}
-        answer = await self._calls.call("POST", self._completions, json.dumps(body).encode())
+        return read_next(await self._answer(self._completions, body))
+
+    async def first_tokens(self, chat: Mapping[str, Any], forced: Sequence[int] = ()) -> list[NextToken]:
+        """The first two tokens of the answer to a chat, or one if the answer ends there, each among the most probable.
+
+        `chat` has the messages and further fields of the call. Raises as `next_token`.
+        """
+        body = {
+            "model": self._model,
+            **chat,
+            "max_tokens": 2,
+            "temperature": 0,
+            "stream": False,
+            "logprobs": True,
+            "top_logprobs": self.top,
+            "return_tokens_as_token_ids": True,
+        }
+        if forced:
+            body["logit_bias"] = {str(token): BIAS for token in forced}
+        return read_first(await self._answer(self._chat, body))
+
+    async def _answer(self, url: httpx.URL, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        answer = await self._calls.call("POST", url, json.dumps(body).encode())
         if answer.status != httpx.codes.OK:
             raise failure_of_call(answer)
-        return read_next(json_object(answer.body))
+        return json_object(answer.body)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -127,6 +150,18 @@ async def described(calls: HttpCalls, models: httpx.URL, model: str) -> Mapping[
 
 def read_next(answer: Mapping[str, Any]) -> NextToken:
     """The next token of a completions answer. Raises ReplicaFailed for an answer that is none, or without logprobs."""
+    (found,) = _read(answer, lambda shown: [_numbered(shown["content"]) if "content" in shown else _legacy(shown)])
+    return found
+
+
+def read_first(answer: Mapping[str, Any]) -> list[NextToken]:
+    """The first tokens of a chat's answer, at least one. Raises as `read_next`."""
+    return _read(answer, lambda shown: [_numbered([one]) for one in shown["content"]] or [_numbered([])])
+
+
+def _read(
+    answer: Mapping[str, Any], places: Callable[[Mapping[str, Any]], list[tuple[Name | None, dict[Name, Any]]]]
+) -> list[NextToken]:
     try:
         (choice,) = answer["choices"]
         usage = answer["usage"]
@@ -136,13 +171,15 @@ def read_next(answer: Mapping[str, Any]) -> NextToken:
         logprobs = choice["logprobs"]
         if logprobs is None:
             raise ReplicaFailed("failed", "its answer has no logprobs; the server has to be started with them")
-        chosen, shown = _numbered(logprobs["content"]) if "content" in logprobs else _legacy(logprobs)
-        probabilities = {name: _probability(value) for name, value in shown.items()}
+        found = [
+            NextToken(chosen, {name: _probability(value) for name, value in shown.items()}, tokens, reused)
+            for chosen, shown in places(logprobs)
+        ]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ReplicaFailed("failed", f"its answer is no completion: {type(error).__name__}") from None
-    if sum(probabilities.values()) > 1 + _ROUNDING * len(probabilities):
+    if any(sum(one.shown.values()) > 1 + _ROUNDING * len(one.shown) for one in found):
         raise ReplicaFailed("failed", "the probabilities in its answer sum to more than 1")
-    return NextToken(chosen, probabilities, tokens, reused)
+    return found
 
 
 def _legacy(logprobs: Mapping[str, Any]) -> tuple[Name | None, dict[Name, Any]]:

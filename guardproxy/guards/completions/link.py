@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,18 +16,25 @@ from guardproxy.engine.tokenizer_files import StoredTokenizer
 from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable, Overloaded
 from guardproxy.guards.completions.api import CallRefused, CompletionsApi
 from guardproxy.guards.completions.probe import Abilities, probe
-from guardproxy.guards.completions.reader import PromptReader, gathered
+from guardproxy.guards.completions.reader import PromptReader, Tokens, gathered
+from guardproxy.guards.completions.sight import ImageReader, Sight, probe_sight
 from guardproxy.guards.completions.tokens import TokenTexts
 from guardproxy.guards.links import GuardIdentity, ReplicaFailed
-from guardproxy.guards.local import PROBE, floor_of, parsed
+from guardproxy.guards.local import PROBE, floor_of, parsed, within
+from guardproxy.guards.services import windows
+from guardproxy.images import InlineImage
 from guardproxy.ports import Family, Prompt
-from guardproxy.types import Check, Usage, Verdict
-from guardproxy.verdicts import worst_reading
+from guardproxy.questions import ChatImageFamily
+from guardproxy.types import Check, Conversation, Message, Part, Usage, Verdict
+from guardproxy.verdicts import worst, worst_reading
 
 log = structlog.get_logger("guardproxy.guard")
 
 # Texts of more characters are encoded on a thread, so that they do not block others.
 _LONG_TEXT: Final = 10_000
+# One in this many tokens of the model's context may be a character of the text beside an image, and one of earlier
+# turns: a character has up to three tokens.
+_CHARACTERS: Final = 6
 # vLLM and SGLang say here how many tokens their model reads.
 _CONTEXT: Final = "max_model_len"
 
@@ -38,13 +45,14 @@ class CompletionsOptions:
 
     A verdict of which a probability may be off by more than `uncertainty` counts as none. The model reads `context`
     tokens; None if the server says it. At most `calls` run at once. Label lists are read only if P(unsafe) is above
-    `floor`.
+    `floor`. With `images`, the family is a `ChatImageFamily`, and images are shown in the server's chat.
     """
 
     uncertainty: float = 0.01
     context: int | None = None
     calls: int = 32
     floor: float = 0.0
+    images: bool = False
 
 
 class ModelTokenizer:
@@ -74,6 +82,7 @@ class _Probed:
     texts: TokenTexts
     identity: GuardIdentity
     context: int
+    sight: Sight | None
 
     def encode(self, prompt: Prompt) -> tuple[EncodedPrompt, ...]:
         """The windows of a prompt."""
@@ -106,7 +115,11 @@ class CompletionsLink:
 
     def facts(self) -> dict[str, str | int]:
         """What the server was found to be able to do; {} as long as it was not asked."""
-        return {**self._known.abilities.facts(), "context_tokens": self._known.context} if self._known else {}
+        known = self._known
+        if known is None:
+            return {}
+        seen: dict[str, str | int] = {"image_tokens": known.sight.image} if known.sight else {}
+        return {**known.abilities.facts(), "context_tokens": known.context, **seen}
 
     async def identity(self) -> GuardIdentity:
         """What the guard is. Raises ReplicaFailed, and ConfigError if this server cannot be read for the guard."""
@@ -132,7 +145,8 @@ class CompletionsLink:
             raise
         except CallRefused as refused:
             # The server's message may quote the prompt.
-            raise GuardUnavailable(f"the server refuses the prompt ({refused.status})") from None
+            what = "the image, which may be too large for it," if check.turn.images else "the prompt"
+            raise GuardUnavailable(f"the server refuses {what} ({refused.status})") from None
         except GuardproxyError:
             raise
         except Exception as error:
@@ -150,26 +164,44 @@ class CompletionsLink:
         await self._api.close()
 
     async def _judged(self, known: _Probed, check: Check, began: float) -> Verdict:
+        images = [part.image for part in check.turn.images if part.image is not None]
+        if images:
+            return await self._seen(known, check, images, began)
         prompts = self._family.render(check)
         if len(check.turn.text) > _LONG_TEXT:
-            windows = await asyncio.to_thread(lambda: [known.encode(prompt) for prompt in prompts])
+            encoded = await asyncio.to_thread(lambda: [known.encode(prompt) for prompt in prompts])
         else:
-            windows = [known.encode(prompt) for prompt in prompts]
+            encoded = [known.encode(prompt) for prompt in prompts]
         encoded_s = time.perf_counter()
         options = self._options
         reader = PromptReader(self._api, known.abilities, self._calls, options.uncertainty, options.floor)
-        readings = await gathered([reader.read(window) for of_prompt in windows for window in of_prompt])
+        readings = await gathered([reader.read(window) for of_prompt in encoded for window in of_prompt])
         remaining = iter(readings)
-        worst = [worst_reading([next(remaining) for _ in of_prompt]) for of_prompt in windows]
-        usage = Usage(
-            tokenize_s=encoded_s - began,
-            forward_s=time.perf_counter() - encoded_s,
-            tokens_computed=reader.tokens.computed,
-            tokens_reused=reader.tokens.reused,
-            batch=1,
-            windows=len(readings),
-        )
-        return replace(parsed(self._family, check, worst, self._guard), usage=usage)
+        worst_of = [worst_reading([next(remaining) for _ in of_prompt]) for of_prompt in encoded]
+        verdict = parsed(self._family, check, worst_of, self._guard)
+        return replace(verdict, usage=_usage(began, encoded_s, reader.tokens, len(readings)))
+
+    async def _seen(self, known: _Probed, check: Check, images: Sequence[InlineImage], began: float) -> Verdict:
+        """The verdict on images beside the first and the last window of their text."""
+        family, options, sight = self._family, self._options, known.sight
+        if sight is None or not isinstance(family, ChatImageFamily):
+            raise GuardUnavailable("the guard reads no images")
+        characters = known.context // _CHARACTERS
+        *context, turn = check.conversation.messages
+        pieces = windows(turn.text, characters, in_bytes=False)
+        beside = [
+            replace(check, conversation=Conversation((*context, Message(turn.role, (Part("window", piece),)))))
+            for piece in (pieces if len(pieces) < 2 else [pieces[0], pieces[-1]])
+        ]
+        asked_s = time.perf_counter()
+        reader = ImageReader(self._api, known.abilities, sight, self._calls, options.uncertainty, options.floor)
+        shown = [(one, image) for one in beside for image in images]
+        read = await gathered([reader.read(family.image_questions(one, characters), image) for one, image in shown])
+        verdicts = [
+            within(family.image_verdict(one, readings, self._guard), self._guard)
+            for (one, _), readings in zip(shown, read, strict=True)
+        ]
+        return replace(worst(verdicts), usage=_usage(began, asked_s, reader.tokens, len(beside)))
 
     # --- what the server is ---------------------------------------------------------------------------------------
 
@@ -191,6 +223,9 @@ class CompletionsLink:
         try:
             prompts = [window for prompt in self._family.render(PROBE) for window in encoder.encode(prompt)]
             abilities = await probe(self._api, prompts, texts)
+            sight = None
+            if self._options.images and isinstance(self._family, ChatImageFamily):
+                sight = await probe_sight(self._api, self._family, prompts[0], abilities)
         except Overloaded as error:
             raise ReplicaFailed("declined", str(error)) from None
         except (ConfigError, GuardUnavailable, CallRefused) as error:
@@ -200,6 +235,18 @@ class CompletionsLink:
         identity = GuardIdentity(
             self._guard, f"{taxonomy.id}@{taxonomy.version}", f"{version} ({self._guard})", self._options.floor
         )
-        self._known = _Probed(abilities, encoder, texts, identity, context)
+        self._known = _Probed(abilities, encoder, texts, identity, context, sight)
         log.info("completions_server", guard=self._guard, replica=self.name, **self.facts())
         return self._known
+
+
+def _usage(began: float, asked: float, tokens: Tokens, windows: int) -> Usage:
+    """The usage of a check that began, and asked the server, at these times."""
+    return Usage(
+        tokenize_s=asked - began,
+        forward_s=time.perf_counter() - asked,
+        tokens_computed=tokens.computed,
+        tokens_reused=tokens.reused,
+        batch=1,
+        windows=windows,
+    )

@@ -120,14 +120,7 @@ class PromptReader:
         return Reading(probabilities, grouped.uncertainty, max(0.0, 1.0 - grouped.seen))
 
     def _require_certain(self, shares: Shares) -> None:
-        if not sum(shares.most):
-            raise GuardUnavailable("the server shows every answer of the guard with the probability 0")
-        if shares.uncertainty > self.uncertainty:
-            raise GuardUnavailable(
-                f"of the model's next tokens the server shows {self.abilities.shown}, and of the guard's answers only "
-                f"{shares.seen:.4f} of the probability: the verdict may be off by {shares.uncertainty:.3f}, more than "
-                f"the {self.uncertainty:g} of completions.uncertainty"
-            )
+        require_certain(shares, self.abilities.shown, self.uncertainty)
 
     # --- label lists ----------------------------------------------------------------------------------------------
 
@@ -208,6 +201,18 @@ class PromptReader:
         self.tokens.reused += seen.reused
         self.tokens.computed += seen.prompt_tokens - seen.reused
         return seen
+
+
+def require_certain(shares: Shares, shown: int, uncertainty: float) -> None:
+    """Raise GuardUnavailable if a share may be off by more than `uncertainty`, where a server shows `shown` tokens."""
+    if not sum(shares.most):
+        raise GuardUnavailable("the server shows every answer of the guard with the probability 0")
+    if shares.uncertainty > uncertainty:
+        raise GuardUnavailable(
+            f"of the model's next tokens the server shows {shown}, and of the guard's answers only "
+            f"{shares.seen:.4f} of the probability: the verdict may be off by {shares.uncertainty:.3f}, more than "
+            f"the {uncertainty:g} of completions.uncertainty"
+        )
 
 
 async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

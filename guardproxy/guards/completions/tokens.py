@@ -18,7 +18,7 @@ class TokenTexts:
     """The text of every token of a tokenizer, behind other text."""
 
     def __init__(self, tokenizer: StoredTokenizer) -> None:
-        backend = tokenizer.backend
+        backend = self._backend = tokenizer.backend
         before = backend.encode(_BEFORE, add_special_tokens=False).ids
         size = backend.get_vocab_size(with_added_tokens=True)
         start = len(backend.decode(before, skip_special_tokens=False))
@@ -37,6 +37,14 @@ class TokenTexts:
         """The text of a token, as it stands behind others."""
         return self._texts[token]
 
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text by itself."""
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def count(self, text: str) -> int:
+        """The number of tokens of a text by itself."""
+        return len(self.tokens(text))
+
     def is_ambiguous(self, token: int) -> bool:
         """Whether another token has the same text, or the token is a part of a character."""
         text = self._texts[token]
@@ -48,12 +56,13 @@ class TokenTexts:
         For servers that read prompts as text, in which such a text would become the control token.
         """
         pieces = [
-            piece if piece.kind == "special" else replace(piece, text=self._broken(piece.text))
+            piece if piece.kind == "special" else replace(piece, text=self.without_control(piece.text))
             for piece in prompt.pieces
         ]
         return replace(prompt, pieces=tuple(pieces))
 
-    def _broken(self, text: str) -> str:
+    def without_control(self, text: str) -> str:
+        """A text in which no control token is spelled: a space follows its first character."""
         for control in self._control:
             if control in text:
                 text = text.replace(control, f"{control[0]} {control[1:]}")

@@ -55,7 +55,7 @@ def _categories_of(
         options["patterns"] = guard.patterns
     try:
         found = catalogue.categories(guard.family, options, taxonomy)
-        return found, [*_reads(root, path, guard, catalogue)]
+        return found, [*_reads(root, path, guard, taxonomy, catalogue)]
     except ConfigError as error:
         return None, [_problem(root, path, message, taxonomy) for message in error.problems]
     except Exception as error:  # noqa: BLE001 - a family of the user's own may raise anything
@@ -63,12 +63,14 @@ def _categories_of(
         return None, [_problem(root, path, message, taxonomy)]
 
 
-def _reads(root: Node, path: SettingPath, guard: GuardSettings, catalogue: Catalogue) -> Iterator[Problem]:
+def _reads(
+    root: Node, path: SettingPath, guard: GuardSettings, taxonomy: Taxonomy | None, catalogue: Catalogue
+) -> Iterator[Problem]:
     """The mistakes in what a guard is shown."""
     node = root.get(*path, "reads")
     if node is None:
         return
-    error = catalogue.image_error(guard) if "image" in guard.reads else None
+    error = catalogue.image_error(guard, taxonomy) if "image" in guard.reads else None
     if "text" not in guard.reads:
         error = "must have text: a guard is shown every text, and an image beside its text"
     elif len(set(guard.reads)) < len(guard.reads):
