@@ -12,6 +12,7 @@ format's joining of data lines, or that show comments.
   protocol does not know are dropped. Any other field is refused.
 - Several data lines become one line.
 - U+0085, U+2028 and U+2029 in JSON are escaped. A control character, which JSON does not allow, is refused.
+- Padding (`padding`) is not part of `data`; other characters take its place.
 - A byte order mark is dropped: official clients lose the first frame to it.
 
 Formats: WHATWG HTML, section 9.2 "Server-sent events"; NDJSON as Ollama sends it (one JSON text per line). The JSON
@@ -19,11 +20,13 @@ arrays of Google's APIs are in `wires/gemini/array.py`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate, takewhile
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 from guardproxy.errors import UpstreamUnreadable
+from guardproxy.padding import are_padding, unpadded, with_other_padding
 
 LIMIT = 32 * 1024 * 1024  # bytes of one frame; the last frame of a Responses stream repeats the whole answer
 
@@ -43,6 +46,8 @@ _SEPARATOR = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")
 _ESCAPES = {b"\xc2\x85": rb"\u0085", b"\xe2\x80\xa8": rb"\u2028", b"\xe2\x80\xa9": rb"\u2029"}
 _ID = re.compile(rb"[0-9a-fA-F:.\-]{0,64}")
 _RETRY = re.compile(rb"[0-9]{1,9}")
+_NUMBER = re.compile(rb"0|[1-9][0-9]{0,14}")
+_LOOKS_AHEAD = 32 * 1024  # bytes
 
 
 class Frame(NamedTuple):
@@ -98,6 +103,15 @@ def without_separators(text: bytes) -> bytes:
     return text if text.isascii() else _SEPARATOR.sub(lambda found: _ESCAPES[found[0]], text)
 
 
+def _until_odd(column: list[bytes], is_number: bool) -> list[bytes]:
+    """Return the values in front of the first that is empty, and no number or no string without escapes."""
+    if is_number:
+        return [*takewhile(_NUMBER.fullmatch, column)]
+    if b"" in column or _NOT_PLAIN.search(b" ".join(column)):
+        return [*takewhile(lambda value: value and not _NOT_PLAIN.search(value), column)]
+    return column
+
+
 class _LineDecoder:
     """The base of the decoders of lines: splits off the byte order mark, and finds the ends of lines."""
 
@@ -150,12 +164,15 @@ class _LineDecoder:
 class Sse(_LineDecoder):
     """Decodes server-sent events; `events` are the names of events that the protocol knows.
 
+    `padded` says whether the protocol adds padding to events.
     The format tells readers to skip a line that is neither a field nor a comment. Here it raises UpstreamUnreadable: a
     client that is not so strict would read a line that nobody has judged.
     """
 
-    def __init__(self, limit: int = LIMIT, events: Iterable[str] = ()) -> None:
+    def __init__(self, limit: int = LIMIT, events: Iterable[str] = (), *, padded: bool = False) -> None:
         super().__init__(limit, _EOL)
+        self._padded = padded
+        self._before_padding = b""  # what stands in front of the padding in the latest event, empty if it has none
         self._names = frozenset(name.encode() for name in events) | {b""}
         self._start_event()
 
@@ -175,7 +192,7 @@ class Sse(_LineDecoder):
         return frames
 
     def add(self, data: bytes) -> None:
-        """Add input, whose events `next` and `repetitions` take."""
+        """Add input, whose events `next` takes and `repetitions` finds."""
         self._buffer += data
 
     def next(self) -> Frame | None:
@@ -186,33 +203,51 @@ class Sse(_LineDecoder):
         self._check()
         return None
 
-    def repetitions(self, first: bytes, last: bytes, name: str = "") -> tuple[bytes, list[str], list[int]]:
-        """Take the next events as long as they are `data: ` and `first`, a JSON string without escapes, and `last`.
+    def repetitions(
+        self, pieces: Sequence[bytes], numbers: Collection[int], name: str = ""
+    ) -> tuple[list[list[str]], list[int]]:
+        """Find the next events as long as they are `data: ` and these pieces of JSON text, with a value in each gap.
 
-        `first` ends with the quote before the string, `last` begins with the one behind it; `name` is that of the
-        events, if they have one. Returns the bytes of the events, the strings, none of which is empty, and where each
-        event ends in the bytes.
+        The gaps in `numbers` have whole numbers, the others strings without escapes: there, one piece ends with the
+        quote before the string, and the next begins with the one behind it. `name` is that of the events, if they have
+        one. Returns the values of each gap, none of which is empty, and where each event ends in the input. It looks
+        no further than _LOOKS_AHEAD bytes, so that the time is linear whatever the caller leaves in the input. Padding
+        stands in the events as in the latest one, and in no piece.
         """
-        head, tail = (f"event: {name}\ndata: " if name else "data: ").encode() + first, last + b"\n\n"
-        searched = max(self._scan - len(tail), 0)  # what has no line end was searched before
-        end = self._buffer.rfind(tail, searched) if self._line == 0 and self._buffer.startswith(head) else -1
-        if end < len(head):
-            return b"", [], []
-        strings = bytes(self._buffer[len(head) : end]).split(tail + head)
-        if b"" in strings or _NOT_PLAIN.search(b" ".join(strings)):
-            strings = [*takewhile(lambda string: string and not _NOT_PLAIN.search(string), strings)]
+        if self._before_padding:
+            pieces = [*pieces[:-1], pieces[-1][:-1] + self._before_padding, b'"}']
+        head, tail = (f"event: {name}\ndata: " if name else "data: ").encode() + pieces[0], pieces[-1] + b"\n\n"
+        is_start = self._line == 0 and self._buffer.startswith(head)
+        end = self._buffer.rfind(tail, len(head), _LOOKS_AHEAD) if is_start else -1
+        if end < 0:
+            return [], []
+        events = bytes(self._buffer[len(head) : end]).split(tail + head)
+        columns, rest = [], events
+        for piece in pieces[1:-1]:
+            parted = [*takewhile(itemgetter(1), [event.partition(piece) for event in rest])]
+            columns.append([value for value, _, _ in parted])
+            rest = [behind for _, _, behind in parted]
+        columns.append(rest)
+        if self._before_padding and not are_padding(self._before_padding, columns[-1]):
+            return [], []
+        columns = [_until_odd(column, place in numbers) for place, column in enumerate(columns)]
+        count = min(map(len, columns))
+        if self._before_padding:
+            del columns[-1]
         try:
-            texts = b"\0".join(strings).decode().split("\0") if strings else []
+            values = [b"\0".join(column[:count]).decode().split("\0") for column in columns] if count else []
         except UnicodeDecodeError:
-            return b"", [], []
+            return [], []
         around = len(head) + len(tail)
-        ends = [*accumulate([len(string) + around for string in strings])]
-        if not texts or ends[-1] > self._limit:
-            return b"", [], []
-        raw = bytes(self._buffer[: ends[-1]])
-        del self._buffer[: ends[-1]]
+        ends = [*accumulate([len(event) + around for event in events[:count]])]
+        return (values, ends) if values and ends[-1] <= self._limit else ([], [])
+
+    def take(self, size: int) -> bytes:
+        """Remove bytes from the start of the input, which end with an event, and return them."""
+        raw = bytes(self._buffer[:size])
+        del self._buffer[:size]
         self._scan = 0
-        return raw, texts, ends
+        return with_other_padding(raw) if self._before_padding else raw
 
     def finish(self) -> list[Frame]:
         """Return the rest; a last event without its blank line is an incomplete frame."""
@@ -261,7 +296,8 @@ class Sse(_LineDecoder):
             size = len(text) + 2
             if size > self._limit:
                 raise too_large(self._limit)
-            frames.append(Frame(text + b"\n\n", line[6:] if line.startswith(b" ", 5) else line[5:], name))
+            data = line[6:] if line.startswith(b" ", 5) else line[5:]
+            frames.append(Frame(*self._without_padding(text + b"\n\n", data), name))
             taken += size
         if taken:
             del self._buffer[:taken]
@@ -307,7 +343,15 @@ class Sse(_LineDecoder):
         if self._is_changed:
             raw = self._rewritten(data, end, complete)
         self._start_event()
+        if data is not None:
+            raw, data = self._without_padding(raw, data)
         return Frame(raw, data, event, complete or not raw)
+
+    def _without_padding(self, raw: bytes, data: bytes) -> tuple[bytes, bytes]:
+        if not self._padded:
+            return raw, data
+        raw, data, self._before_padding = unpadded(raw, data)
+        return raw, data
 
     def _rewritten(self, data: bytes | None, end: bytes, complete: bool) -> bytes:
         if data is not None and len(self._data) > 1:

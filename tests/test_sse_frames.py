@@ -178,14 +178,30 @@ def test_a_long_string_takes_linear_time() -> None:
 
 
 def test_the_start_of_a_long_repetition_takes_linear_time() -> None:
-    """What may repeat a known frame is searched for its end once, however many pieces it comes in."""
+    """What may repeat a known frame is searched for its end as far as a repetition is looked for."""
     decoder = Sse()
     decoder.add(b'data: {"a":"')
     began = time.process_time()
     for _ in range(50_000):
         decoder.add(b"x" * 200)
-        assert decoder.repetitions(b'{"a":"', b'"}') == (b"", [], [])
+        assert decoder.repetitions([b'{"a":"', b'"}'], []) == ([], [])
         assert decoder.next() is None
     decoder.add(b'"}\n\n')
-    assert decoder.repetitions(b'{"a":"', b'"}')[1] == ["x" * 10_000_000]
+    assert decoder.next() is not None
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [("3", ""), ("03", "a"), ("", "a"), ("-1", "a"), ("3.5", "a"), ("3", "a\\n"), ("3", 'a"'), ("3", "a\u2028")],
+)
+def test_repetitions_end_at_a_value_that_is_not_plain(odd: tuple[str, str]) -> None:
+    """Events are found as long as each value is what its gap holds, and stay in the input until they are taken."""
+    values = [("1", "a"), ("20", "é b"), odd, ("4", "c")]
+    events = [f'data: {{"n":{number},"t":"{text}"}}\n\n'.encode() for number, text in values]
+    decoder, pieces = Sse(), [b'{"n":', b',"t":"', b'"}']
+    decoder.add(b"".join(events))
+    both = len(events[0]) + len(events[1])
+    assert decoder.repetitions(pieces, [0]) == ([["1", "20"], ["a", "é b"]], [len(events[0]), both])
+    assert decoder.take(len(events[0])) == events[0]
+    assert decoder.repetitions(pieces, [0]) == ([["20"], ["é b"]], [len(events[1])])

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from guardproxy.engine import quantized
 from guardproxy.engine.model_files import locate, weights, why_not_loaded
 from guardproxy.engine.tokenizer import without_limits
 from guardproxy.errors import ConfigError
+
+log = logging.getLogger("guardproxy.engine")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -51,7 +54,11 @@ class SecondReading:
 def choose_device(name: str) -> torch.device:
     """The device named `auto`, `cpu`, `cuda` or `cuda:N`. Raises ConfigError if torch cannot use it."""
     if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            if torch.version.cuda is not None:  # such a torch was installed for a GPU
+                log.info("auto_chose_the_cpu", extra={"reason": _why_no_cuda()})
+            return torch.device("cpu")
+        return torch.device("cuda:0")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -63,8 +70,18 @@ def choose_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = device.index or 0
     if index >= count:
-        raise ConfigError(f"device {name!r}: torch {torch.__version__} finds {count} CUDA devices on this machine")
+        found = f"torch {torch.__version__} finds {count} CUDA devices on this machine"
+        raise ConfigError(f"device {name!r}: {found}" if count else f"device {name!r}: {found}: {_why_no_cuda()}")
     return torch.device("cuda", index)
+
+
+def _why_no_cuda() -> str:
+    """Why torch finds no CUDA device, in the first line of its own words: its build, no driver, or an old one."""
+    try:
+        torch.cuda.current_device()
+    except (AssertionError, RuntimeError) as error:
+        return str(error).partition("\n")[0]
+    return "no device is visible to it"
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -121,11 +121,11 @@ class CompletionStream(openai.ChoicesStream):
         return echo.ahead or any(place not in plain for place, _ in state.builder.added)
 
     def gaps(self, event: Event, path: str) -> Gaps | None:
-        """Return the place of a text without log probabilities, and that of OpenAI's obfuscation."""
+        """Return the place of a text without log probabilities."""
         choices = event.body.get("choices", [])
         if len(choices) != 1 or not path.endswith("].text") or choices[0].get("logprobs") is not None:
             return None
-        return openai.with_obfuscation(event.body, ("choices", 0, "text"), "text")
+        return Gaps((("choices", 0, "text"),), "text")
 
     def refusal(self, state: ChoiceState, index: int, outcome: Refuse) -> list[dict[str, Any]]:
         """Return the end, behind the refusal's last text."""

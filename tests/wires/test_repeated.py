@@ -4,6 +4,8 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
+from string import ascii_letters, digits
 from typing import Any
 
 import pytest
@@ -60,8 +62,9 @@ class Protocol:
 def chat_text(number: int, text: str, word: str, choice: int) -> str:
     """Return a delta with OpenAI's obfuscation; every third choice has reasoning."""
     key = "reasoning_content" if choice == 2 else "content"
-    head = f'"id":"c1","object":"chat.completion.chunk","model":"m","obfuscation":"{word}"'
-    return f'{{{head},"choices":[{{"index":{choice % 2},"delta":{{"{key}":"{text}"}},"finish_reason":null}}]}}'
+    head = '"id":"c1","object":"chat.completion.chunk","model":"m"'
+    choices = f'"choices":[{{"index":{choice % 2},"delta":{{"{key}":"{text}"}},"finish_reason":null}}]'
+    return f'{{{head},{choices},"obfuscation":"{word}"}}'
 
 
 def completion_text(number: int, text: str, word: str, choice: int) -> str:
@@ -78,7 +81,7 @@ def block_text(number: int, text: str, word: str, choice: int) -> str:
 def response_text(number: int, text: str, word: str, choice: int) -> str:
     """Return a delta of a part."""
     place = '"item_id":"i1","output_index":0,"content_index":0'
-    rest = f'"logprobs":[],"obfuscation":"{word}","sequence_number":{number}'
+    rest = f'"logprobs":[],"sequence_number":{number},"obfuscation":"{word}"'
     return f'{{"type":"response.output_text.delta",{place},"delta":"{text}",{rest}}}'
 
 
@@ -256,19 +259,35 @@ def test_frames_that_leave_together_leave_as_one_by_one(
             out += stream.release(first_frames(chunk, stop) if isinstance(chunk, ChunkRun) else chunk)
             if not isinstance(chunk, ChunkRun) or stop == len(chunk.upto):
                 break
-    assert out == b"".join(frames[:released])
+    assert out == b"".join(chunk.raw for chunk in single.chunks[:released])
     edits = tuple(Edit(part.path, part.text) for part in stream.message(0).parts)
     ends: dict[str, Refuse | Replace | None] = {"refused": Refuse("No."), "edited": Replace(edits), "passed": None}
     end = ends[outcome]
     assert ending(Seen(stream, [], []), 0, end) == ending(single, released, end)
 
 
-def test_named_events_are_read_in_runs() -> None:
-    """The deltas of a message of Anthropic's, which have a name, are read together."""
-    protocol = PROTOCOLS["anthropic"]
-    texts = [*protocol.start, *(protocol.text(number, "ab", "", 0) for number in range(9))]
+@pytest.mark.parametrize("name", ["anthropic", "chat", "completions", "responses"])
+def test_deltas_are_read_in_runs(name: str) -> None:
+    """Events with a name, with a number, and with padding of any length: the first is learned, the others are one."""
+    protocol = PROTOCOLS[name]
+    texts = [*protocol.start, *(protocol.text(number, "ab", "b" * (number + 1), 0) for number in range(9))]
     chunks = protocol.open().feed(b"".join(map(protocol.frame, texts)))
     assert [len(chunk.upto) for chunk in chunks if isinstance(chunk, ChunkRun)] == [8]
+
+
+@pytest.mark.parametrize("name", ["chat", "responses"])
+def test_random_padding_is_no_text(name: str) -> None:
+    """Random letters look like words now and then. No event is held for them, and no part has them."""
+    protocol, letters, random = PROTOCOLS[name], ascii_letters + digits, Random(3)
+    stream = protocol.open()
+    for text in protocol.start:
+        stream.feed(protocol.frame(text))
+    for number in range(1000):
+        padding = "".join(random.choices(letters, k=random.randint(2, 16)))
+        for chunk in stream.feed(protocol.frame(protocol.text(number, "word ", padding, 0))):
+            assert not any(mark.whole for mark in chunk.marks)
+            assert padding.encode() not in chunk.raw or len(padding) < 4
+    assert [part.text for part in stream.message(0).parts] == ["word " * 1000]
 
 
 def dicts(value: Any) -> list[dict[str, Any]]:
@@ -346,7 +365,8 @@ def test_repetitions_are_recognised(name: str) -> None:
     assert "".join(part.text for part in stream.message(0).parts) == "abcdé"
     patterns = [known.pattern for known in stream._repeated]  # type: ignore[attr-defined]
     assert len(patterns) == 1
-    assert all(patterns[0].values(text) is not None for text in texts[before:])
+    padding = ',"obfuscation":"ab1"'
+    assert all(patterns[0].values(text.replace(padding, "")) is not None for text in texts[before:])
 
 
 @pytest.mark.parametrize(

@@ -94,10 +94,6 @@ class MessageStream(BaseStream):
         self._block(body)
         return body
 
-    def again_in_run(self, event: Event, texts: Sequence[str]) -> dict[str, Any] | None:
-        """Do what `again` does for each of them: a block keeps its unreleased events."""
-        return [self.again(event, (text,)) for text in texts][-1]
-
     def _read_event(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
         read_fields(state.builder, body, "", EVENTS[kind])
         return {

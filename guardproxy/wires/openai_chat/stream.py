@@ -70,14 +70,14 @@ class ChatStream(openai.ChoicesStream):
         return ahead or any(place not in plain for place, _ in builder.added)
 
     def gaps(self, event: Event, path: str) -> Gaps | None:
-        """Return the place of the text of a delta without log probabilities, and that of OpenAI's obfuscation."""
+        """Return the place of the text of a delta without log probabilities."""
         choices, key = event.body.get("choices", []), path.rpartition(".")[2]
         if len(choices) != 1 or key not in PLAIN or choices[0].get("logprobs") is not None:
             return None
         delta = choices[0].get("delta")
         if not isinstance(delta, dict) or not isinstance(delta.get(key), str):
             return None
-        return openai.with_obfuscation(event.body, ("choices", 0, "delta", key), key if key in _SPELLED else "")
+        return Gaps((("choices", 0, "delta", key),), key if key in _SPELLED else "")
 
     def opening(self, index: int) -> list[dict[str, Any]]:
         """Return an empty delta for every lower choice: OpenAI's helper accepts new choices in order only."""

@@ -95,8 +95,11 @@ def part_key(body: Mapping[str, Any]) -> tuple[str, int]:
 class ResponseReader(BaseStream):
     """The reading half of a streamed response. It has one choice, number 0."""
 
+    in_runs = True
+    named = True
+
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
-        super().__init__(request, Sse(events=_EVENTS))
+        super().__init__(request, Sse(events=_EVENTS, padded=True))
         self.head = dict(head)
         self.items: dict[int, OutputItem] = {}
         self.last: dict[str, Any] | None = None  # the upstream's terminal event
@@ -133,19 +136,16 @@ class ResponseReader(BaseStream):
         return Chunk(frame.raw, tuple(event.marks.values()), event)
 
     def gaps(self, event: Event, path: str) -> Gaps | None:
-        """Return the places of the text of a delta without log probabilities, and of what differs in every event."""
+        """Return the places of the text of a delta without log probabilities, and of the event's number."""
         if event.kind not in _PLAIN or event.body.get("logprobs"):
             return None
-        return Gaps((("delta",), *((key,) for key in _differing(event.body))), path)
+        # A string as the number of an event is to be judged.
+        has_number = type(event.body.get("sequence_number")) is int
+        return Gaps((("delta",), *([("sequence_number",)] if has_number else [])), path)
 
     def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
-        """Return the body of a delta with another text; None if its obfuscation is to be judged."""
-        body = {**event.body, **dict(zip(("delta", *_differing(event.body)), values, strict=True))}
-        if "obfuscation" in body:
-            builder = MessageBuilder(UpstreamUnreadable, self.known)
-            read_fields(builder, {"obfuscation": body["obfuscation"]}, "", event_of(""))
-            if builder.pieces or self.known.has_texts or self.state_of(0).builder.text("obfuscation"):
-                return None
+        """Return the body of a delta with another text."""
+        body = {**event.body, **dict(zip(("delta", "sequence_number"), values, strict=False))}
         self._file(event.kind, body)
         return body
 
@@ -244,12 +244,6 @@ class ResponseReader(BaseStream):
         if any(steps(part.path)[0] not in PROGRESS for part in parts) or body.get("delta"):
             raise UpstreamUnreadable(f"text in an event of the unknown type {kind[:60]!r}")
         builder.include(replace(part, path=f"output[{body.get('output_index', 0)}].{part.path}") for part in parts)
-
-
-def _differing(body: Mapping[str, Any]) -> list[str]:
-    """The keys beside the text that differ in every event. A string as the number of an event is to be judged."""
-    types = {"sequence_number": int, "obfuscation": str}
-    return [key for key, kind in types.items() if type(body.get(key)) is kind]
 
 
 def echoed(builder: MessageBuilder, response: Mapping[str, Any], request: Request) -> None:

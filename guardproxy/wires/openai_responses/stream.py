@@ -90,7 +90,8 @@ class ResponseStream(ResponseReader):
         if body.get("output_index") not in self.items:
             return
         item = self.items[body["output_index"]]
-        item.waiting.popleft()
+        for _ in range(event.frames):
+            item.waiting.popleft()
         if kind == "response.output_item.added":
             item.number = body["output_index"]
             self._numbers = max(self._numbers, item.number + 1)

@@ -37,11 +37,9 @@ from guardproxy.wires.shared.parts import (
     numbers,
     object_with,
     opaque,
-    read_fields,
     require_object,
 )
 from guardproxy.wires.shared.refusals import estimated_usage, reason, with_estimate
-from guardproxy.wires.shared.repeated import Gaps, Steps
 from guardproxy.wires.shared.reply_info import OPENAI, info_of
 from guardproxy.wires.shared.stream_state import ChoiceState, Event
 from guardproxy.wires.shared.streams import JSON, SSE, BaseStream
@@ -248,7 +246,9 @@ class ChoicesStream(BaseStream):
     in_runs = True
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
-        super().__init__(request, Sse(events=("error",)))  # the protocol has no named events, but some servers do
+        super().__init__(
+            request, Sse(events=("error",), padded=True)
+        )  # no other event has a name, and this one on some servers
         self.head = dict(head)
         self.usage: Any = None  # the latest that the upstream has named
         self._usage_sent = False
@@ -307,19 +307,18 @@ class ChoicesStream(BaseStream):
         return whole
 
     def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
-        """Return the body of a frame that repeats another one; None if its obfuscation is to be judged.
+        """Return the body of a frame that repeats another one.
 
         It has the text of the other frame: the body of a frame with one choice is read for its envelope only.
         """
-        if len(values) > 1:
-            builder = MessageBuilder(UpstreamUnreadable, self.known)
-            read_fields(builder, {"obfuscation": values[1]}, "", ENVELOPE)
-            if builder.pieces or self.known.has_texts:
-                return None
         if self._noted is not event:
             self._noted, self.info = event, info_of(event.body, OPENAI, self.info)
             self._remember(event.body)
         return event.body
+
+    def again_in_run(self, event: Event, rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+        """Do what `again` does for frames in a row: one body is that of all."""
+        return super().again_in_run(event, rows[:1]) * len(rows)
 
     def _remember(self, body: Mapping[str, Any]) -> None:
         for key in ("id", "object", "created", "model", "system_fingerprint"):
@@ -376,13 +375,6 @@ class ChoicesStream(BaseStream):
             usage = self.usage or with_estimate(NO_USAGE, estimated_usage(self, self.request), _COUNTS)
             return self.pack_all([{**self.head, "choices": [], "usage": usage}]) + DONE
         return self.rest_of_cut() + DONE
-
-
-def with_obfuscation(body: Mapping[str, Any], place: Steps, echo: str) -> Gaps:
-    """Return the gaps of a frame with a text at `place`: OpenAI adds characters to every frame to hide its length."""
-    if isinstance(body.get("obfuscation"), str):
-        return Gaps((place, ("obfuscation",)), echo)
-    return Gaps((place,), echo)
 
 
 def refuse_stream(stream: ChoicesStream, refusal: Refuse, number: int) -> Answer:

@@ -49,9 +49,11 @@ class Pattern:
         self._begin = len(self._first)
         ends = [*(gap.start for gap in gaps[1:]), len(text)]
         self._gaps = [(gap.is_string, text[gap.stop : end]) for gap, end in zip(gaps, ends, strict=True)]
-        is_text = len(gaps) == 1 and gaps[0].is_string
-        # What stands before and behind the only gap, which is a string, with its quotes.
-        self.around_text = (self._first.encode(), f'"{self._gaps[0][1]}'.encode()) if is_text else None
+        behind = [f'"{piece}' if is_string else piece for is_string, piece in self._gaps]
+        self.pieces = [piece.encode() for piece in (self._first, *behind)]
+        """What stands around the gaps, with the quotes of strings."""
+        self.numbers = [place for place, gap in enumerate(gaps) if not gap.is_string]
+        """The gaps that have whole numbers."""
         self._order = [place for _, place in sorted((gap.number, place) for place, gap in enumerate(gaps))]
 
     def values(self, text: str) -> list[Any] | None:
@@ -78,6 +80,11 @@ class Pattern:
             found.append(value)
             place += len(piece)
         return [found[number] for number in self._order] if place == len(text) else None
+
+    def rows(self, columns: Sequence[Sequence[str]]) -> list[tuple[Any, ...]]:
+        """Return the values of each frame, as `values` does, from those of each gap for all frames."""
+        values = [[*map(int, column)] if place in self.numbers else column for place, column in enumerate(columns)]
+        return [*zip(*(values[place] for place in self._order), strict=True)] if values else []
 
 
 def pattern_of(data: bytes, body: Mapping[str, Any], places: Sequence[Steps]) -> Pattern | None:

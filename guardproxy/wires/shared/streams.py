@@ -92,9 +92,14 @@ class BaseStream(ABC):
         """
         return None
 
-    def again_in_run(self, event: Event, texts: Sequence[str]) -> dict[str, Any] | None:
-        """Do what `again` does for frames in a row with these texts; it needs only the first, unless overridden."""
-        return self.again(event, texts[:1])
+    def again_in_run(self, event: Event, rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+        """Do what `again` does for frames in a row: return their bodies up to the first that must be read in full."""
+        bodies: list[dict[str, Any]] = []
+        for values in rows:
+            if (body := self.again(event, values)) is None:
+                break
+            bodies.append(body)
+        return bodies
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -245,29 +250,28 @@ class BaseStream(ABC):
         pattern, name, event, choice, path, kind, key = self._repeated[0]
         state = self._states[choice]
         echo = state.echoes[key] if key else None
-        if name and not self.named:
+        if (name and not self.named) or self.terminated or state.final or (echo and echo.ahead):
             return None
-        if pattern.around_text is None or self.terminated or state.final or (echo and echo.ahead):
+        columns, ends = decoder.repetitions(pattern.pieces, pattern.numbers, name)
+        rows = pattern.rows(columns)
+        if not rows or not (bodies := self.again_in_run(event, rows)):  # what `_read_again` does for each of them
             return None
-        raw, texts, ends = decoder.repetitions(*pattern.around_text, name)
-        if not texts:
-            return None
-        # What `_read_again` does for each of them. Without another gap, `again` has nothing to judge.
-        body = self.again_in_run(event, texts)
+        ends = ends[: len(bodies)]
+        raw, texts = decoder.take(ends[-1]), [row[0] for row in rows[: len(bodies)]]
         self._learnable += len(texts)
         builder = state.builder
         upto = [*accumulate(map(len, texts), initial=builder.size)][1:]
         builder.grow(path, texts)
         if echo is not None:
             echo.add("".join(texts), b"")
-        said = [(path, kind, text) for text in texts]
-        is_shown = not state.ended and self._arrivals.add_run(choice, said, builder.pieces) > 0
+        added = [(path, kind, text) for text in texts]
+        is_shown = not state.ended and self._arrivals.add_run(choice, added, builder.pieces) > 0
 
         def event_of(first: int, stop: int) -> Event:
             mark = Mark(choice, upto[stop - 1])
             pieces = {choice: stop - first} if is_shown else {}
-            text = "".join(texts[first:stop])
-            return Event({choice: mark}, [(choice, path, text)], pieces, body or {}, event.kind, frames=stop - first)
+            said = [(choice, path, "".join(texts[first:stop]))]
+            return Event({choice: mark}, said, pieces, bodies[stop - 1], event.kind, frames=stop - first)
 
         return ChunkRun(raw, (Mark(choice, upto[-1]),), ends, upto, event_of)
 

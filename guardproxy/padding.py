@@ -1,0 +1,61 @@
+"""Padding of streamed events: characters that a server adds so that the length of an event does not tell its text.
+
+It is the last member of an event: OpenAI's `obfuscation`, random letters and digits, in chat completions, completions
+and responses (https://platform.openai.com/docs/api-reference/chat/create, `stream_options.include_obfuscation`), and
+Mistral's `p`, the start of an alphabet (https://docs.mistral.ai/resources/changelogs, May 2026). No client reads it,
+but random letters look like words now and then. So padding is not judged, and as nothing may pass that is not judged,
+as many characters of a hash of it take its place: nobody can steer them, and they compress as badly. Pure.
+"""
+
+import re
+from collections.abc import Iterable
+from hashlib import shake_128
+from string import ascii_letters, ascii_lowercase, digits
+from typing import NamedTuple
+
+_MEMBER = re.compile(rb'(, ?"(?:obfuscation|p)": ?")([0-9A-Za-z]*)("\})')
+_LAST_MEMBER = re.compile(_MEMBER.pattern + rb"(?=\n\n)")
+_ALPHABETS = tuple(8 * letters.encode() for letters in (ascii_lowercase + digits, ascii_letters + digits))
+
+
+class Unpadded(NamedTuple):
+    """An event without the upstream's padding.
+
+    `raw`: its bytes, with other characters as padding. `data`: its JSON text without padding. `before`: what stands in
+    front of the padding, empty if the event has none.
+    """
+
+    raw: bytes
+    data: bytes
+    before: bytes
+
+
+def unpadded(raw: bytes, data: bytes) -> Unpadded:
+    """Return an event without the padding that is the last member of its JSON text `data`, which is part of `raw`.
+
+    Padding elsewhere, or of other characters, stays: it is judged as any other value.
+    """
+    start = data.rfind(b",")
+    found = _MEMBER.fullmatch(data, start) if start > 0 else None
+    rest = data[:start].rstrip()
+    if found is None or not are_padding(found[1], [found[2]]) or rest == b"{":  # no JSON, but `{}` would be
+        return Unpadded(raw, data, b"")
+    place = raw.rfind(found[0])
+    return Unpadded(raw[:place] + _other(found) + raw[place + len(found[0]) :], rest + b"}", found[1])
+
+
+def are_padding(before: bytes, values: Iterable[bytes]) -> bool:
+    """Whether values behind `before` are padding: letters and digits, and as a `p` the start of an alphabet."""
+    if b'"p"' in before:
+        return all(any(alphabet.startswith(value) for alphabet in _ALPHABETS) for value in values)
+    return all(value.isalnum() or not value for value in values)
+
+
+def with_other_padding(events: bytes) -> bytes:
+    """Return events, each with padding and two line feeds at its end, with other characters as padding."""
+    return _LAST_MEMBER.sub(_other, events)
+
+
+def _other(found: re.Match[bytes]) -> bytes:
+    count = len(found[2])
+    return found[1] + shake_128(found[2]).hexdigest(count // 2 + 1)[:count].encode() + found[3]
