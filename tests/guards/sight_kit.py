@@ -27,7 +27,7 @@ from guardproxy.settings import CompletionsSettings, GuardSettings, ReplicaSetti
 from guardproxy.types import Taxonomy
 from tests.pictures import is_red
 
-CONTROL = ["<|begin_of_text|>", "<|header_start|>", "<|header_end|>", "<|eot|>", "<|image|>"]
+CONTROL = ["<|begin_of_text|>", "<|header_start|>", "<|header_end|>", "<|eot|>", "<|image|>", "<patch>"]
 MODEL = "meta-llama/Llama-Guard-4-12B"
 IMAGE_TOKENS = 150
 STOCK = {category.code: category.name for category in open_family(version="4").taxonomy.categories}
@@ -183,7 +183,9 @@ def categories_of(body: Mapping[str, Any]) -> list[str]:
     return re.findall(r"^(S\d+): ", rendered(body["messages"], excluded), re.MULTILINE)
 
 
-def seeing_guard(url: str, folder: Path, *, floor: float = 0.0, taxonomy: Taxonomy | None = None) -> ReplicaGuard:
+def seeing_guard(
+    url: str, folder: Path, *, scoring: str = "one_vs_all", floor: float = 0.0, taxonomy: Taxonomy | None = None
+) -> ReplicaGuard:
     """A guard that reads images on the server at `url`; its tokenizer is in `folder`."""
     settings = GuardSettings(
         model=MODEL,
@@ -192,5 +194,5 @@ def seeing_guard(url: str, folder: Path, *, floor: float = 0.0, taxonomy: Taxono
         replicas=ReplicaSettings((url,), attempts=1, check_every_s=300),
         completions=CompletionsSettings(str(folder)),
     )
-    family = open_family(version="4", scoring="one_vs_all", taxonomy=taxonomy)
+    family = open_family(version="4", scoring=scoring, taxonomy=taxonomy)
     return completions_guard("seeing", settings, family, floor)

@@ -3,7 +3,8 @@
 import pytest
 
 from guardproxy.app import guard_name, languages_read
-from guardproxy.app.guards import needs_engine
+from guardproxy.app.guards import needs_engine, traits
+from guardproxy.app.registries import catalogue
 from guardproxy.errors import ConfigError
 from tests.settings.kit import RULES, read
 
@@ -105,3 +106,36 @@ def test_a_member_of_a_combination_may_have_replicas() -> None:
     )
     assert needs_engine(settings)
     assert settings.members["far"].guard.replicas is not None
+
+
+SEES = """version: 1
+guard: {family: llama_guard, options: {version: "%s"}, reads: [text, image], %s}
+policies: {default: {unsafe: {block: 0.5}}}
+"""
+ON_A_SERVER = 'model: m, runner: openai, replicas: {urls: ["http://vllm:8000"]}'
+
+
+@pytest.mark.parametrize(
+    ("version", "more", "categories", "accepted"),
+    [
+        ("4", ON_A_SERVER, "", True),
+        ("3-11b-vision", ON_A_SERVER, "", True),
+        ("4", ON_A_SERVER, "[{id: hate}, {id: sexual_content}]", True),
+        ("4", 'runner: http, replicas: {urls: ["http://guard:8100"]}', "", True),
+        ("3", ON_A_SERVER, "", False),
+        ("4", "model: m", "", False),
+        ("4", ON_A_SERVER, "[{id: hate}, {id: spam, name: Spam}]", False),
+        ("4", ON_A_SERVER, "[{id: code_interpreter_abuse}]", False),
+    ],
+)
+def test_which_models_read_images(version: str, more: str, categories: str, accepted: bool) -> None:
+    """Those that were trained on them, on a server, with categories that its chat template has."""
+    text = SEES % (version, f"taxonomy: mine, {more}" if categories else more)
+    text += f"taxonomies: {{mine: {{categories: {categories}}}}}\n" if categories else ""
+    if not accepted:
+        with pytest.raises(ConfigError, match=r"guard\.reads: .* reads no images as it is configured; its versions 4"):
+            read(text, names=catalogue())
+        return
+    reading = traits(read(text, names=catalogue())).images
+    assert reading is not None
+    assert reading.bounds.bytes == 20_000_000

@@ -23,7 +23,7 @@ from guardproxy.guards.links import GuardIdentity, ReplicaFailed
 from guardproxy.guards.local import PROBE, floor_of, parsed, within
 from guardproxy.guards.services import windows
 from guardproxy.images import InlineImage
-from guardproxy.ports import Family, Prompt
+from guardproxy.ports import Family, LabelList, Prompt
 from guardproxy.questions import ChatImageFamily
 from guardproxy.types import Check, Conversation, Message, Part, Usage, Verdict
 from guardproxy.verdicts import worst, worst_reading
@@ -108,6 +108,9 @@ class CompletionsLink:
         self._api = api
         self._tokenizer = tokenizer
         self._options = replace(options, floor=floor_of(family, options.floor))
+        lists = any(isinstance(prompt.readout, LabelList) for prompt in family.render(PROBE))
+        # Categories that are asked one by one may be more probable than P(unsafe).
+        self._image_floor = self._options.floor if lists else 0.0
         self._calls = asyncio.Semaphore(options.calls)
         self._judging = 0
         self._known: _Probed | None = None
@@ -194,7 +197,7 @@ class CompletionsLink:
             for piece in (pieces if len(pieces) < 2 else [pieces[0], pieces[-1]])
         ]
         asked_s = time.perf_counter()
-        reader = ImageReader(self._api, known.abilities, sight, self._calls, options.uncertainty, options.floor)
+        reader = ImageReader(self._api, known.abilities, sight, self._calls, options.uncertainty, self._image_floor)
         shown = [(one, image) for one in beside for image in images]
         read = await gathered([reader.read(family.image_questions(one, characters), image) for one, image in shown])
         verdicts = [
