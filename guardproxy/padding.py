@@ -1,10 +1,13 @@
 """Padding of streamed events: characters that a server adds so that the length of an event does not tell its text.
 
-It is the last member of an event: OpenAI's `obfuscation`, random letters and digits, in chat completions, completions
-and responses (https://platform.openai.com/docs/api-reference/chat/create, `stream_options.include_obfuscation`), and
-Mistral's `p`, the start of an alphabet (https://docs.mistral.ai/resources/changelogs, May 2026). No client reads it,
-but random letters look like words now and then. So padding is not judged, and as nothing may pass that is not judged,
-as many characters of a hash of it take its place: nobody can steer them, and they compress as badly. Pure.
+It is a member at the end of an event: OpenAI's `obfuscation`, random letters and digits, in chat completions,
+completions and responses (https://platform.openai.com/docs/api-reference/chat/create,
+`stream_options.include_obfuscation`), and Mistral's `p`, the start of an alphabet
+(https://docs.mistral.ai/resources/changelogs, May 2026). Azure sorts the members.
+
+No client reads padding, but random letters look like words now and then. So padding is not judged, and as nothing may
+pass that is not judged, as many characters of a hash of it take its place: nobody can steer them, and they compress as
+badly. Pure.
 """
 
 import re
@@ -13,7 +16,10 @@ from hashlib import shake_128
 from string import ascii_letters, ascii_lowercase, digits
 from typing import NamedTuple
 
-_MEMBER = re.compile(rb'(, ?"(?:obfuscation|p)": ?")([0-9A-Za-z]*)("\})')
+_NAMES = (b'"obfuscation"', b'"p"')
+# Members that may stand behind padding: nothing in them opens another object, so the last brace ends that of the event.
+_BEHIND = rb'(?:, ?"[a-z_]{1,32}": ?(?:null|[0-9]{1,15}|"[0-9A-Za-z_.:-]{0,64}"))*\}'
+_MEMBER = re.compile(rb'(, ?"(?:obfuscation|p)": ?")([0-9A-Za-z]*)("' + _BEHIND + rb")")
 _LAST_MEMBER = re.compile(_MEMBER.pattern + rb"(?=\n\n)")
 _ALPHABETS = tuple(8 * letters.encode() for letters in (ascii_lowercase + digits, ascii_letters + digits))
 
@@ -21,27 +27,31 @@ _ALPHABETS = tuple(8 * letters.encode() for letters in (ascii_lowercase + digits
 class Unpadded(NamedTuple):
     """An event without the upstream's padding.
 
-    `raw`: its bytes, with other characters as padding. `data`: its JSON text without padding. `before`: what stands in
-    front of the padding, empty if the event has none.
+    `raw`: its bytes, with other characters as padding. `data`: its JSON text without padding. `before` and `behind`:
+    what stands around the padding, both empty if the event has none.
     """
 
     raw: bytes
     data: bytes
-    before: bytes
+    before: bytes = b""
+    behind: bytes = b""
 
 
 def unpadded(raw: bytes, data: bytes) -> Unpadded:
-    """Return an event without the padding that is the last member of its JSON text `data`, which is part of `raw`.
+    """Return an event without the padding in its JSON text `data`, which is part of `raw`.
 
-    Padding elsewhere, or of other characters, stays: it is judged as any other value.
+    Padding of other characters, in front of a list or an object, or within one, stays: it is judged as any other value.
     """
-    start = data.rfind(b",")
+    start = data.rfind(b",", 0, max(0, *(data.rfind(name) for name in _NAMES)))
     found = _MEMBER.fullmatch(data, start) if start > 0 else None
-    rest = data[:start].rstrip()
-    if found is None or not are_padding(found[1], [found[2]]) or rest == b"{":  # no JSON, but `{}` would be
-        return Unpadded(raw, data, b"")
+    if found is None or not are_padding(found[1], [found[2]]):
+        return Unpadded(raw, data)
+    head = data[:start].rstrip()
+    if head == b"{":  # no JSON; without the padding, it might be
+        return Unpadded(raw, data)
     place = raw.rfind(found[0])
-    return Unpadded(raw[:place] + _other(found) + raw[place + len(found[0]) :], rest + b"}", found[1])
+    other = raw[:place] + _other(found) + raw[place + len(found[0]) :]
+    return Unpadded(other, head + found[3][1:], found[1], found[3])
 
 
 def are_padding(before: bytes, values: Iterable[bytes]) -> bool:

@@ -172,7 +172,7 @@ class Sse(_LineDecoder):
     def __init__(self, limit: int = LIMIT, events: Iterable[str] = (), *, padded: bool = False) -> None:
         super().__init__(limit, _EOL)
         self._padded = padded
-        self._before_padding = b""  # what stands in front of the padding in the latest event, empty if it has none
+        self._around_padding = (b"", b"")  # what stands before and behind that of the latest event, if it has any
         self._names = frozenset(name.encode() for name in events) | {b""}
         self._start_event()
 
@@ -214,8 +214,11 @@ class Sse(_LineDecoder):
         no further than _LOOKS_AHEAD bytes, so that the time is linear whatever the caller leaves in the input. Padding
         stands in the events as in the latest one, and in no piece.
         """
-        if self._before_padding:
-            pieces = [*pieces[:-1], pieces[-1][:-1] + self._before_padding, b'"}']
+        before, behind = self._around_padding
+        if before:
+            if not pieces[-1].endswith(behind[1:]):
+                return [], []
+            pieces = [*pieces[:-1], pieces[-1].removesuffix(behind[1:]) + before, behind]
         head, tail = (f"event: {name}\ndata: " if name else "data: ").encode() + pieces[0], pieces[-1] + b"\n\n"
         is_start = self._line == 0 and self._buffer.startswith(head)
         end = self._buffer.rfind(tail, len(head), _LOOKS_AHEAD) if is_start else -1
@@ -228,11 +231,11 @@ class Sse(_LineDecoder):
             columns.append([value for value, _, _ in parted])
             rest = [behind for _, _, behind in parted]
         columns.append(rest)
-        if self._before_padding and not are_padding(self._before_padding, columns[-1]):
+        if before and not are_padding(before, columns[-1]):
             return [], []
         columns = [_until_odd(column, place in numbers) for place, column in enumerate(columns)]
         count = min(map(len, columns))
-        if self._before_padding:
+        if before:
             del columns[-1]
         try:
             values = [b"\0".join(column[:count]).decode().split("\0") for column in columns] if count else []
@@ -247,7 +250,7 @@ class Sse(_LineDecoder):
         raw = bytes(self._buffer[:size])
         del self._buffer[:size]
         self._scan = 0
-        return with_other_padding(raw) if self._before_padding else raw
+        return with_other_padding(raw) if self._around_padding[0] else raw
 
     def finish(self) -> list[Frame]:
         """Return the rest; a last event without its blank line is an incomplete frame."""
@@ -350,7 +353,8 @@ class Sse(_LineDecoder):
     def _without_padding(self, raw: bytes, data: bytes) -> tuple[bytes, bytes]:
         if not self._padded:
             return raw, data
-        raw, data, self._before_padding = unpadded(raw, data)
+        raw, data, *around = unpadded(raw, data)
+        self._around_padding = around[0], around[1]
         return raw, data
 
     def _rewritten(self, data: bytes | None, end: bytes, complete: bool) -> bytes:

@@ -25,8 +25,9 @@ def test_the_last_member_is_replaced(body: dict[str, str | int], padding: str, c
     separators = (",", ":") if compact else (", ", ": ")
     data = json.dumps({**body, "obfuscation": padding}, separators=separators).encode()
     raw = b"data: " + data + end.encode()
-    own, without, before = unpadded(raw, data)
+    own, without, before, behind = unpadded(raw, data)
     assert json.loads(without) == body
+    assert data.endswith(before + padding.encode() + behind)
     assert before
     assert len(own) == len(raw)
     assert own.endswith(end.encode())
@@ -41,8 +42,19 @@ def test_the_last_member_is_replaced(body: dict[str, str | int], padding: str, c
 def test_the_start_of_an_alphabet_is_padding(padding: str) -> None:
     """Mistral's `p`, of any length."""
     data = f'{{"n":1,"p":"{padding}"}}'.encode()
-    own, without, before = unpadded(data, data)
-    assert (len(own), without, before) == (len(data), b'{"n":1}', b',"p":"')
+    own, without, before, behind = unpadded(data, data)
+    assert (len(own), without, before, behind) == (len(data), b'{"n":1}', b',"p":"', b'"}')
+
+
+@pytest.mark.parametrize(
+    "behind", [',"system_fingerprint":"fp_b705f0c291"', ',"system_fingerprint":null,"usage":null', ', "n": 7']
+)
+def test_members_without_texts_may_stand_behind(behind: str) -> None:
+    """As in Azure's events, whose members are sorted."""
+    data = f'{{"id":"a","obfuscation":"x7Kq2"{behind}}}'.encode()
+    own, without, *_ = unpadded(data, data)
+    assert (len(own), without) == (len(data), f'{{"id":"a"{behind}}}'.encode())
+    assert b"x7Kq2" not in own
 
 
 @pytest.mark.parametrize(
@@ -53,7 +65,9 @@ def test_the_start_of_an_alphabet_is_padding(padding: str) -> None:
         b'{"a":1,"obfuscation":"how to"}',
         b'{"a":1,"obfuscation":"a\\u0062"}',
         '{"a":1,"obfuscation":"é"}'.encode(),
-        b'{"a":1,"obfuscation":"abc","b":1}',
+        b'{"a":1,"obfuscation":"abc","b":{}}',
+        b'{"a":1,"obfuscation":"abc","b":"how to"}',
+        b'{"a":1,"obfuscation":"abc","b":1}}',
         b'{"a":{"b":1,"obfuscation":"abc"},"c":1}',
         b'{"a":1,"obfuscation":["abc"]}',
         b'{"a":1,"obfuscation" : "abc"}',
@@ -69,7 +83,7 @@ def test_the_start_of_an_alphabet_is_padding(padding: str) -> None:
 )
 def test_anything_else_stays(data: bytes) -> None:
     """It is judged as any other value."""
-    assert unpadded(data, data) == (data, data, b"")
+    assert unpadded(data, data) == (data, data, b"", b"")
 
 
 @given(st.lists(PADDINGS, max_size=5), st.lists(st.integers(0), max_size=3), st.sampled_from(["\n", "\r\n"]))

@@ -275,6 +275,18 @@ def test_deltas_are_read_in_runs(name: str) -> None:
     assert [len(chunk.upto) for chunk in chunks if isinstance(chunk, ChunkRun)] == [8]
 
 
+def test_deltas_with_sorted_members_are_read_in_runs() -> None:
+    """Azure's padding stands in front of other members."""
+    protocol = PROTOCOLS["chat"]
+    body = '{{"choices":[{{"delta":{{"content":"a{0}"}},"index":0}}],"obfuscation":"{1}","system_fingerprint":"fp_1"}}'
+    frames = [protocol.frame(body.format(number, "b" * number)) for number in range(1, 9)]
+    stream = protocol.open()
+    chunks = stream.feed(b"".join(frames))
+    assert [len(chunk.upto) for chunk in chunks if isinstance(chunk, ChunkRun)] == [7]
+    assert sum(len(chunk.raw) for chunk in chunks) == sum(map(len, frames))
+    assert [part.text for part in stream.message(0).parts] == ["".join(f"a{number}" for number in range(1, 9))]
+
+
 @pytest.mark.parametrize("name", ["chat", "responses"])
 def test_random_padding_is_no_text(name: str) -> None:
     """Random letters look like words now and then. No event is held for them, and no part has them."""
