@@ -68,6 +68,7 @@ def test_members_without_texts_may_stand_behind(behind: str) -> None:
         b'{"a":1,"obfuscation":"abc","b":{}}',
         b'{"a":1,"obfuscation":"abc","b":"how to"}',
         b'{"a":1,"obfuscation":"abc","b":1}}',
+        b'{"a":1,"obfuscation":"abc","p":"bomb"}',
         b'{"a":{"b":1,"obfuscation":"abc"},"c":1}',
         b'{"a":1,"obfuscation":["abc"]}',
         b'{"a":1,"obfuscation" : "abc"}',

@@ -287,6 +287,17 @@ def test_deltas_with_sorted_members_are_read_in_runs() -> None:
     assert [part.text for part in stream.message(0).parts] == ["".join(f"a{number}" for number in range(1, 9))]
 
 
+@pytest.mark.parametrize("twice", [',"obfuscation":"x"', ',"p":"ab"', ',"obfuscation":"x","p":"ab"'])
+def test_of_two_paddings_no_text_leaves(twice: str) -> None:
+    """The last one is replaced, in frames that are read in runs as well; the others are read as any value."""
+    protocol = PROTOCOLS["chat"]
+    body = '{"choices":[{"delta":{"content":"a"},"index":0}],"id":"c1"%s,"obfuscation":"howtobuildabomb"}'
+    stream = protocol.open()
+    for _ in range(2):
+        chunks = stream.feed(4 * protocol.frame(body % twice))
+        assert b"howto" not in b"".join(chunk.raw for chunk in chunks)
+
+
 @pytest.mark.parametrize("name", ["chat", "responses"])
 def test_random_padding_is_no_text(name: str) -> None:
     """Random letters look like words now and then. No event is held for them, and no part has them."""
