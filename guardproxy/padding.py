@@ -19,7 +19,7 @@ from typing import NamedTuple
 _NAMES = (b'"obfuscation"', b'"p"')
 # Members that may stand behind padding: nothing in them opens another object, so the last brace ends that of the event.
 # None is padding, so that it is the last such member of the event that is found, wherever the search begins.
-_BEHIND = rb'(?:, ?"(?!obfuscation"|p")[a-z_]{1,32}": ?(?:null|[0-9]{1,15}|"[0-9A-Za-z_.:-]{0,64}"))*\}'
+_BEHIND = rb'(?:, ?"(?!obfuscation"|p")[a-z_]{1,32}": ?(?:null|[0-9]{1,15}|"[0-9A-Za-z_.:-]{0,64}")){0,16}\}'
 _MEMBER = re.compile(rb'(, ?"(?:obfuscation|p)": ?")([0-9A-Za-z]*)("' + _BEHIND + rb")")
 _LAST_MEMBER = re.compile(_MEMBER.pattern + rb"(?=\n\n)")
 _ALPHABETS = tuple(8 * letters.encode() for letters in (ascii_lowercase + digits, ascii_letters + digits))
