@@ -307,9 +307,18 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         _send(answers, pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
 
 
+def _end_with(requests: IO[bytes]) -> None:
+    """End this process as soon as nobody can write requests any more, also in the middle of a call."""
+    poll = select.poll()
+    poll.register(requests, 0)  # reports the end alone
+    poll.poll()
+    os._exit(0)
+
+
 if __name__ == "__main__":
-    # It ends with its input, behind the call that runs: whoever stops the service sends this signal to every process.
+    # It ends with its input: whoever stops the service sends this signal to every process.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=[sys.stdin.buffer], daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)  # nothing else may write between the answers
         serve(sys.stdin.buffer, output)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from guardproxy.asking import asked_by
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.offload import MEDIUM
 from guardproxy.views import VIEWS, views_of
+from tests.kit import until
 
 LONG = MEDIUM + 1
 
@@ -209,6 +211,25 @@ async def run():
 asyncio.run(run())
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_a_call_ends_when_its_program_is_killed() -> None:
+    program = f"""
+import asyncio, os, time
+from guardproxy.apart import Apart
+
+async def run():
+    apart = Apart()
+    print(await apart.computed(60, {LONG}, os.getpid), flush=True)
+    await apart.computed(60, {LONG}, time.sleep, 60)
+
+asyncio.run(run())
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        there = Path(f"/proc/{int(process.stdout.readline())}")
+        process.kill()
+    until(lambda: not there.exists() or there.joinpath("stat").read_text().split()[2] == "Z", "it goes on", 20)
 
 
 TEXTS = st.one_of(
