@@ -8,7 +8,8 @@ are the upstream's own.
 Rules. 1. A frame with text is released after a verdict that covers its text, or within `exposure` characters of such a
 verdict; with `every: auto` only up to `lag` characters before the end of the judged text, and never into the
 characters at this end that are `undecided`. 2. A frame marked `final` or
-`whole` is released only after the verdict on the whole choice. 3. At most one check runs per choice. 4. A choice that
+`whole` is released only after the verdict on the whole choice, and one with opaque parts after a verdict that was asked
+when they had come. 3. At most one check runs per choice. 4. A choice that
 the proxy has ended holds no frame. 5. A frame behind the end of a choice that is marked `final` again waits for a
 verdict of its own.
 
@@ -39,7 +40,7 @@ class Ask:
 
     It may judge more than this, never less. If it is `exact`, it judges no more, and leaves out a word that `upto`
     divides. An `early` one can only release text, and only on a verdict well below the thresholds: otherwise the text
-    waits for the next check.
+    waits for the next check. `opaques`: how many opaque parts it covers.
     """
 
     choice: int
@@ -47,6 +48,7 @@ class Ask:
     final: bool
     exact: bool = False
     early: bool = False
+    opaques: int = 0
 
 
 @dataclass(slots=True)
@@ -55,6 +57,8 @@ class _ChoiceProgress:
 
     seen: int = 0
     judged: int = 0
+    opaques: int = 0  # opaque parts that have come
+    judged_opaques: int = 0  # how many of them a check has covered
     undecided: int = 0  # characters before `judged` that the guard cannot decide about without the next ones
     due: int = FIRST_CHECK  # the next position of the grid
     complete: bool = False  # the upstream has closed the choice
@@ -107,6 +111,7 @@ class HoldBack:
             choice = self._progress(mark.choice)
             characters += max(0, mark.upto - choice.seen)
             choice.seen = max(choice.seen, mark.upto)
+            choice.opaques = max(choice.opaques, mark.opaques)
             # Content behind the end. A running check was asked before it came: its verdict must not settle the choice.
             if mark.final and choice.complete and not choice.ended:
                 choice.reopened, choice.settled = True, False
@@ -136,10 +141,11 @@ class HoldBack:
             # This check covers everything that has come so far, content behind the end included.
             choice.asking, choice.reopened = True, False
             if self._reaches_grid(choice):
-                due.append(Ask(index, choice.due, final=False, exact=True, early=choice.due < _ACTS_FROM))
+                early = choice.due < _ACTS_FROM
+                due.append(Ask(index, choice.due, final=False, exact=True, early=early, opaques=choice.opaques))
                 choice.due = position_after(choice.due)
             else:
-                due.append(Ask(index, choice.seen, choice.complete))
+                due.append(Ask(index, choice.seen, choice.complete, opaques=choice.opaques))
         return due
 
     def _due(self, choice: _ChoiceProgress) -> bool:
@@ -162,6 +168,7 @@ class HoldBack:
         choice.asking = False
         choice.judged = ask.upto if judged is None else judged
         choice.undecided = undecided
+        choice.judged_opaques = ask.opaques
         while choice.due <= choice.judged:
             choice.due = position_after(choice.due)
         # Not `or choice.settled`: a choice that was reopened while the check ran waits for the next check.
@@ -231,8 +238,11 @@ class HoldBack:
     def _are_covered(self, marks: Sequence[Mark]) -> bool:
         for mark in marks:
             free = self._free(mark.choice)
-            # No exposure for these: a tool call and an end cannot be taken back.
-            if mark.upto > free or ((mark.whole or mark.final) and free != sys.maxsize):
+            if free == sys.maxsize:
+                continue
+            # No exposure for these: a tool call, an end and content that nobody has read cannot be taken back.
+            unread = mark.opaques > self._choices[mark.choice].judged_opaques
+            if mark.upto > free or mark.whole or mark.final or unread:
                 return False
         return True
 
