@@ -59,6 +59,15 @@ def test_the_stream_of_a_provider_streams(protocol: str, name: str, frames: list
         assert waiting <= between + _LAG + 200, (size, waiting)
 
 
+def test_an_answer_behind_long_reasoning_streams() -> None:
+    """Its first words wait for a check of their own, not for the next one of the reasoning."""
+    frames = [sse(chat_chunk(0, {"reasoning_content": word(n)})) for n in range(2000)]
+    frames += [sse(chat_chunk(0, {"content": word(n)})) for n in range(80)]
+    (before, _), *answer = held(BY_NAME["chat"].open(), frames)[1999:]
+    assert before > 8000
+    assert any(waiting <= _LAG + 20 and size < before + 100 for size, waiting in answer)
+
+
 def iter_grid() -> Sequence[int]:
     """Return the positions of checks up to the length of these streams, from the first character on."""
     positions = [0, 80]
