@@ -151,7 +151,7 @@ def strings(value: Any, way: tuple[str | int, ...] = ()) -> list[tuple[str | int
     return [place for key, item in inner for place in strings(item, (*way, key))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_harm_in_any_string_of_any_frame_stays(data: st.DataObject) -> None:
     """Also beside the answer, in sources, results, reasoning, ids, states and unknown fields."""
