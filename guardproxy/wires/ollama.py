@@ -60,7 +60,6 @@ _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "ass
 _INFO = InfoKeys("", "model", "", "prompt_eval_count", ("eval_count",))  # Ollama gives a reply no id
 _COUNTS = ("prompt_eval_count", "eval_count")
 _TEXTS: dict[str, Steps] = {"message.content": ("message", "content"), "response": ("response",)}
-_PLAIN = ("message.content", "message.thinking", "response", "thinking")
 
 
 # --- field maps ----------------------------------------------------------------------------------------------------
@@ -251,7 +250,7 @@ class OllamaStream(BaseStream):
         if body.get("done") is True:
             self._end = without(body, state.builder.message("assistant").parts)
             state.final = True
-        return echo.ahead or any(path not in _PLAIN for path, _ in state.builder.added)
+        return echo.ahead or state.builder.has_new_call
 
     def release(self, chunk: Chunk) -> bytes:
         """Return the line for the client; nothing for a blank line (it breaks clients) or after an end by the proxy."""

@@ -117,8 +117,7 @@ class CompletionStream(openai.ChoicesStream):
         read_fields(state.builder, choice, path, REPLY_CHOICE)
         echo = state.echo("text", f"{path}.logprobs")
         _log_probabilities(echo, state.builder, choice, f"{path}.logprobs")
-        plain = {f"{path}.text", f"{path}.reasoning", f"{path}.reasoning_content"}
-        return echo.ahead or any(place not in plain for place, _ in state.builder.added)
+        return echo.ahead
 
     def gaps(self, event: Event, path: str) -> Gaps | None:
         """Return the place of a text without log probabilities."""

@@ -18,7 +18,7 @@ from guardproxy.app import catalogue
 from guardproxy.observe.masking import short_hash, text_hash
 from guardproxy.reviews import Label
 from guardproxy.settings import load_text
-from guardproxy.types import Finding, ReplyInfo, Verdict
+from guardproxy.types import Coverage, Finding, ReplyInfo, Verdict
 from tests.console.kit import (
     FORMULA,
     HOSTILE,
@@ -527,3 +527,20 @@ def test_a_record_leads_to_its_end_user(tmp_path: Path) -> None:
         of_client = olga.get(f"/guardproxy/records/{name_of(3)}").text.split("More of this client")[1]
         assert all(f"text {number}" in of_client for number in (0, 1, 2, 4))
         assert "Erase everything of this end user" not in of_client
+
+
+def test_a_record_says_what_its_images_were(tmp_path: Path) -> None:
+    """The type, size and hash of one that was judged, and why another one was not; neither picture is kept."""
+    told, path = "image/png, 640 x 480, sha256 9f86d081884c7d65", "messages[0].content[1].image_url.url"
+    parts = (
+        Coverage("messages[0].content[0].text", "user", "text", 4, judged=True),
+        Coverage(path, "user", "image", 0, judged=True, note=told),
+        Coverage(path.replace("[1]", "[2]"), "user", "opaque", 0, judged=False, why="opaque: image: <b>remote</b>"),
+    )
+    address = sqlite(tmp_path)
+    fill(address, [judged(0, "look", 0.9, coverage=parts)])
+    with console(address) as running, client(running) as browser:
+        page = browser.get(f"/guardproxy/records/{name_of(0)}").text
+    rows = [row for row in page.split("</tr>") if "image_url" in row]
+    assert [("yes" in row, told in row) for row in rows] == [(True, True), (False, False)]
+    assert "<strong>no</strong>: opaque: image: &lt;b&gt;remote" in rows[1]

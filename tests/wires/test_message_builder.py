@@ -152,14 +152,17 @@ def test_the_words_of_keys_are_noted() -> None:
     builder = new()
     for word in (*ODD[:3], "content", "x_id"):
         builder.may_name(word, f"m.{word}")
-    assert not builder.add_noted()
+    builder.add_noted()
+    assert not builder.added
     for place, word in enumerate(("pillow", "blanket")):
         builder.known.note(f"x[{place}]", f"{word}-curtain")
-    assert builder.add_noted()
+    builder.add_noted()
     found = texts(builder)
     assert [found[f"m.{word}"] for word in ODD[:3]] == [*ODD[:3]]
     assert (found["x[0]"], found["x[1]"]) == ("pillow-curtain", "blanket-curtain")
-    assert not builder.add_noted()
+    builder.take()
+    builder.add_noted()
+    assert not builder.added
 
 
 def test_parts_of_another_message_are_included() -> None:

@@ -63,10 +63,10 @@ def test_a_frame_without_choices_concerns_none() -> None:
 
 
 def test_an_error_is_a_text_of_the_stream() -> None:
-    """It waits for the verdict on the first choice."""
+    """It waits for a verdict that covers it."""
     stream = opened()
     (chunk,) = stream.feed(sse({"error": {"message": "no"}}))
-    assert chunk.marks == (Mark(0, 2, whole=True),)
+    assert chunk.marks == (Mark(0, 2),)
     assert stream.message(0).text == "no"
 
 

@@ -64,17 +64,17 @@ def marks(stream: PlainStream, *choices: dict[str, Any], **outer: Any) -> list[M
 
 
 def test_a_mark_says_how_far_its_choice_has_come() -> None:
-    """A text does not wait; an image, a call or an end waits for the whole choice. The first end is final."""
+    """Text waits for a verdict that covers it, an image for a new one, an end for the whole choice's."""
     stream = PlainStream()
     assert marks(stream, {"text": "Hello"}) == [Mark(0, 5)]
     assert marks(stream, {"text": ""}, {"n": 2, "text": "Hi"}) == [Mark(0, 5), Mark(2, 2)]
-    assert marks(stream, {"image": 1}) == [Mark(0, 5, whole=True)]
+    assert marks(stream, {"image": 1}) == [Mark(0, 5, opaques=1)]
     assert marks(stream, {"text": " you", "wait": True}) == [Mark(0, 9, whole=True)]
     assert marks(stream, {"text": "!", "end": True}) == [Mark(0, 10, final=True, whole=True)]
     assert marks(stream, {}) == [Mark(0, 10, final=False, whole=True)]
-    assert marks(stream, {"image": 1}) == [Mark(0, 10, final=True, whole=True)]
+    assert marks(stream, {"image": 1}) == [Mark(0, 10, final=True, whole=True, opaques=2)]
     assert marks(stream, {"tokens": "Hello you!"}) == [Mark(0, 10, final=False, whole=True)]
-    assert marks(stream, {"tokens": "more"}) == [Mark(0, 10, final=True, whole=True)]
+    assert marks(stream, {"tokens": "more"}) == [Mark(0, 10, final=True, whole=True, opaques=3)]
     assert stream.choices == (0, 2)
     assert stream.message(0) == Message(
         "assistant",
@@ -108,37 +108,35 @@ def test_a_choice_named_twice_gets_the_stricter_mark() -> None:
 
 
 def test_parts_beside_the_choices_belong_to_the_first_choice_of_the_frame() -> None:
-    """The frame waits for the whole choice, and behind its end the parts need a verdict of their own."""
+    """The frame waits for a verdict that covers them; behind the choice's end it needs one of its own."""
     stream = PlainStream()
     assert marks(stream, {"n": 1, "text": "Hi"}, {"n": 3, "text": "a"}, error="no") == [
-        Mark(1, 4, whole=True),
+        Mark(1, 4),
         Mark(3, 1),
     ]
-    assert marks(stream, error="not") == [Mark(1, 7, whole=True)]
+    assert marks(stream, error="not") == [Mark(1, 7)]
     assert stream.message(1).parts == (Part("text", "Hi"), Part("error", "nonot"))
     marks(stream, {"n": 1, "end": True})
     assert marks(stream, error="late") == [Mark(1, 11, final=True, whole=True)]
     alone = PlainStream()
-    assert marks(alone, error="no") == [Mark(0, 2, whole=True)]
+    assert marks(alone, error="no") == [Mark(0, 2)]
     assert alone.message(0).parts == (Part("error", "no"),)
 
 
 def test_a_server_may_repeat_its_names() -> None:
-    """A text that is in the message already is not added again; opaque content is. The frame waits all the same."""
+    """A text that is in the message already is not added again; opaque content is."""
     stream = PlainStream()
     marks(stream, {"text": "Hi"})
-    assert marks(stream, model=SENTENCE) == [Mark(0, 2 + len(SENTENCE), whole=True)]
-    assert marks(stream, model=SENTENCE) == [Mark(0, 2 + len(SENTENCE), whole=True)]
-    assert marks(stream, aside=[1, 2]) == [Mark(0, 2 + len(SENTENCE), whole=True)]
-    opaques = stream.state_of(0).builder.opaques
-    marks(stream, aside=[1, 2])
-    assert stream.state_of(0).builder.opaques == opaques + 1
+    assert marks(stream, model=SENTENCE) == [Mark(0, 2 + len(SENTENCE))]
+    assert marks(stream, model=SENTENCE) == [Mark(0, 2 + len(SENTENCE))]
+    assert marks(stream, aside=[1, 2]) == [Mark(0, 2 + len(SENTENCE), opaques=1)]
+    assert marks(stream, aside=[1, 2]) == [Mark(0, 2 + len(SENTENCE), opaques=2)]
 
 
 def test_a_reply_may_repeat_its_request() -> None:
     """The name of the model is no text if the request has it."""
     assert marks(PlainStream(model=SENTENCE), {"text": "a"}, model=SENTENCE) == [Mark(0, 1)]
-    assert marks(PlainStream(), {"text": "a"}, model=SENTENCE) == [Mark(0, 1 + len(SENTENCE), whole=True)]
+    assert marks(PlainStream(), {"text": "a"}, model=SENTENCE) == [Mark(0, 1 + len(SENTENCE))]
 
 
 def test_the_proxy_can_write_a_frame_without_its_outer_parts() -> None:

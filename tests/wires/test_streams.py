@@ -302,7 +302,7 @@ def test_errors_of_the_upstream_are_judged(name: str, alone: bool) -> None:
         assert "TEXT" in stream.message(0).text
         assert not stream.message(0).opaque
         (error,) = (chunk for chunk in chunks if b"TEXT" in chunk.raw)
-        assert [mark.whole for mark in error.marks] == [True]
+        assert [mark.upto for mark in error.marks] == [stream.message(0).size]
         before = [stream.release(chunk) for chunk in chunks[: chunks.index(error)]]
         out = b"" if keep else stream.end(0, Refuse(REFUSAL))
         out += b"".join(stream.release(chunk) for chunk in chunks[len(before) :])
@@ -424,11 +424,11 @@ def test_a_token_split_inside_a_character_is_read_by_its_bytes() -> None:
 
 
 def test_unknown_fields_of_a_chunk_are_named() -> None:
-    """Text under an unknown key is judged and waits; numbers and enumerated values pass."""
+    """Text under an unknown key is judged; numbers and enumerated values pass."""
     stream = BY_NAME["chat"].open()
     chunk = {**chat_chunk(0, {"content": "a", "aside": "words that nobody judged"}), "novel_count": 3, "tier": "high"}
     chunks = fed(stream, [sse(chunk)])
-    assert chunks[0].marks[0].whole
+    assert chunks[0].marks[0][1:] == (25, False, False, 0, 0)
     assert [(part.path, part.text) for part in stream.message(0).parts] == [
         ("choices[0].message.content", "a"),
         ("choices[0].message.aside", "words that nobody judged"),

@@ -22,6 +22,13 @@ from guardproxy.wires.shared.stream_state import ChoiceState, Event
 from guardproxy.wires.shared.streams import BaseStream, without
 from guardproxy.wires.shared.unmapped import carries_text
 
+# Blocks that are no calls, and those of tools that Anthropic runs. Any other may be a call that the client would run.
+_RUN_UPSTREAM = {"server_tool_use", "mcp_tool_use"}
+_NO_CALLS = {
+    *("text", "thinking", "redacted_thinking", "mcp_tool_result", "web_search_tool_result", "web_fetch_tool_result"),
+    *("code_execution_tool_result", "bash_code_execution_tool_result", "text_editor_code_execution_tool_result"),
+    *("tool_search_tool_result", "container_upload"),
+}
 _DELTA_TEXTS = {"text_delta": "text", "thinking_delta": "thinking"}
 
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
@@ -44,6 +51,11 @@ class ContentBlock:
     number: int = -1  # -1: the client has not seen the block
     stopped: bool = False  # the client has seen its content_block_stop
     citations: int = 0
+
+    @property
+    def may_run(self) -> bool:
+        """Whether it may be a call that the client runs."""
+        return self.kind not in _NO_CALLS | _RUN_UPSTREAM
 
 
 class MessageStream(BaseStream):
@@ -111,7 +123,7 @@ class MessageStream(BaseStream):
             raise UpstreamUnreadable("must be an object", "message")
         read_fields(state.builder, message, "", REPLY)
         self._head = without({**message, "content": []}, state.builder.message("assistant").parts)
-        return bool(state.builder.added)
+        return state.builder.has_new_call
 
     def _block_start(self, state: ChoiceState, body: dict[str, Any]) -> bool:
         index, block = body.get("index"), body.get("content_block")
@@ -119,7 +131,7 @@ class MessageStream(BaseStream):
             raise UpstreamUnreadable("must be a new block with a number", "content_block")
         self._blocks[index] = ContentBlock(str(block.get("type")), deque([body]))
         BLOCK(state.builder, block, f"content[{index}]")
-        return block.get("type") not in ("text", "thinking")
+        return self._blocks[index].may_run
 
     def _block(self, body: dict[str, Any]) -> ContentBlock:
         index = body.get("index")
@@ -134,19 +146,19 @@ class MessageStream(BaseStream):
         path = f"content[{body['index']}]"
         DELTA(state.builder, delta, path)
         if not isinstance(delta, dict) or delta.get("type") not in ("input_json_delta", "citations_delta"):
-            return block.kind not in ("text", "thinking")
+            return block.may_run
         if delta["type"] == "input_json_delta":
             arguments = delta.get("partial_json")
             if not isinstance(arguments, str):
                 raise UpstreamUnreadable("must be a string", "delta.partial_json")
             state.builder.call(f"{path}.input", "", arguments)
-        else:
-            json_text("text")(state.builder, delta.get("citation"), f"{path}.citations[{block.citations}]")
-            block.citations += 1
-        return True
+            return block.kind not in _RUN_UPSTREAM
+        json_text("text")(state.builder, delta.get("citation"), f"{path}.citations[{block.citations}]")
+        block.citations += 1
+        return block.may_run
 
     def _block_stop(self, state: ChoiceState, body: dict[str, Any]) -> bool:
-        return self._block(body).kind not in ("text", "thinking")
+        return self._block(body).may_run
 
     def _message_delta(self, state: ChoiceState, body: dict[str, Any]) -> bool:
         delta = require_object(UpstreamUnreadable, body.get("delta"), "delta")

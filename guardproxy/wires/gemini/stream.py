@@ -149,20 +149,19 @@ class GeminiStream(BaseStream):
         return bool(self.state_of(choice).finish)
 
     def _read_candidate(self, candidate: dict[str, Any], state: ChoiceState) -> bool:
-        builder, path = state.builder, f"candidates[{candidate.get('index', 0)}]"
+        builder, path, is_call = state.builder, f"candidates[{candidate.get('index', 0)}]", False
         read_fields(builder, candidate, path, CANDIDATE)
-        parts = parts_of(builder, candidate, path)
-        plain = not builder.added
-        for value in parts:
+        for value in parts_of(builder, candidate, path):
             place = self._place(state, value)
             part(builder, value, f"{path}.content.parts[{place}]")
-        plain = plain and all(place.endswith(".text") for place, _ in builder.added)
+            # The client runs a function call; Google's own tools and the code in an answer have run already.
+            is_call = is_call or unique_value(builder, value, "functionCall", path) is not None
         echo = state.echo("text", f"{path}.logprobsResult")
         log_probabilities(echo, builder, candidate, f"{path}.logprobsResult")
         reason = unique_value(builder, candidate, "finishReason", path)
         if isinstance(reason, str):
-            state.finish, plain = value_or(reason, "STOP"), False
-        return echo.ahead or not plain
+            state.finish = value_or(reason, "STOP")
+        return echo.ahead or is_call or isinstance(reason, str)
 
     def _place(self, state: ChoiceState, value: Any) -> int:
         """Return the index of a part in the whole content: neighbouring texts of a kind are one part."""

@@ -54,6 +54,11 @@ _DETAIL = object_by_type(
     }
 )
 
+# Envoy AI Gateway passes the object on that Bedrock has in this place.
+_BEDROCK_REASONING = object_with(
+    {"text": text("reasoning"), "signature": machine_data, "redactedContent": opaque("encrypted reasoning")}
+)
+
 # Chat templates write the role into the prompt, so a role that the protocol does not have is judged.
 _ROLE = one_of("system developer user assistant tool function")
 
@@ -63,7 +68,7 @@ _ANY_MESSAGE: FieldMap = {
     "content": _CONTENT,
     "refusal": text("refusal"),
     "reasoning": string_or(text("reasoning"), json_text("reasoning")),
-    "reasoning_content": text("reasoning"),
+    "reasoning_content": string_or(text("reasoning"), _BEDROCK_REASONING),
     "reasoning_details": list_of(_DETAIL),
     "tool_calls": openai.tool_calls,
     "function_call": openai.function,

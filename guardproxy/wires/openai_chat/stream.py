@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guardproxy.ports import Request
-from guardproxy.types import Refuse, Replace
+from guardproxy.types import PartKind, Refuse, Replace
 from guardproxy.wires.openai_chat.fields import DELTA, PLAIN, REPLY_CHOICE
+from guardproxy.wires.openai_chat.repeats import RepeatedReasoning, read_whole_message
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import steps
 from guardproxy.wires.shared.identifiers import is_identifier
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import handled_in_code, object_with, opaque, read_fields
+from guardproxy.wires.shared.parts import handled_in_code, object_with, read_fields
 from guardproxy.wires.shared.refusals import last_text
 from guardproxy.wires.shared.repeated import Gaps
 from guardproxy.wires.shared.stream_state import ChoiceState, Event
@@ -60,23 +61,24 @@ class ChatStream(openai.ChoicesStream):
         if isinstance(delta, dict) and isinstance(delta.get("content"), list):
             delta = _read_list(builder, delta, f"{path}.message")
         else:
-            object_with(DELTA)(builder, delta, f"{path}.message")
-        opaque("a whole message in a stream")(builder, choice.get("message"), f"{path}.message")
+            object_with(DELTA)(builder, self._without_copies(state, delta, f"{path}.message"), f"{path}.message")
+        read_whole_message(builder, choice.get("message"), f"{path}.message")
         for place, call in enumerate(delta.get("tool_calls") or ()):
             if isinstance(call.get("id"), str) and is_identifier(call["id"]):
                 state.extra[f"id {call.get('index', place)}"] = call["id"]
         ahead = log_probabilities(state.echoes, builder, delta, choice.get("logprobs"), f"{path}.logprobs")
-        plain = {f"{path}.message.{key}" for key in PLAIN}
-        return ahead or any(place not in plain for place, _ in builder.added)
+        return ahead or builder.has_new_call
 
     def gaps(self, event: Event, path: str) -> Gaps | None:
         """Return the place of the text of a delta without log probabilities."""
-        choices, key = event.body.get("choices", []), path.rpartition(".")[2]
-        if len(choices) != 1 or key not in PLAIN or choices[0].get("logprobs") is not None:
+        choices, (head, _, key) = event.body.get("choices", []), path.rpartition(".")
+        if len(choices) != 1 or key not in PLAIN or not head.endswith("].message"):
             return None
-        delta = choices[0].get("delta")
+        choice, delta = choices[0], choices[0].get("delta")
         if not isinstance(delta, dict) or not isinstance(delta.get(key), str):
             return None
+        if choice.get("logprobs") is not None or choice.get("message") is not None or delta.get("reasoning_details"):
+            return None  # texts that repeat this one
         return Gaps((("choices", 0, "delta", key),), key if key in _SPELLED else "")
 
     def opening(self, index: int) -> list[dict[str, Any]]:
@@ -107,12 +109,17 @@ class ChatStream(openai.ChoicesStream):
                     has_call = True
                     entries.append(_delta(index, _call_delta(state, way, new)))
             elif way and way[0] in (*PLAIN, "reasoning_details") and (rest := state.remainder(part, new)):
-                key = "reasoning" if way[0] == "reasoning_details" else str(way[0])
-                entries.append(_delta(index, {key: rest}))
+                entries.append(_delta(index, _text_delta(way, part.kind, rest)))
         finish = state.finish or "stop"
         if finish in ("tool_calls", "function_call") and not has_call:
             finish = "stop"
         return [*entries, _delta(index, {}, finish)]
+
+    def _without_copies(self, state: ChoiceState, delta: Any, path: str) -> Any:
+        if not isinstance(delta, dict) or not ("reasoning" in delta or "reasoning_details" in delta):
+            return delta
+        copies: RepeatedReasoning = state.extra.setdefault("reasoning", RepeatedReasoning())
+        return copies.without_copies(state.builder, delta, path)
 
     def _role(self, state: ChoiceState, index: int) -> list[dict[str, Any]]:
         return [] if state.started else [_delta(index, {"role": "assistant", "content": ""})]
@@ -140,6 +147,13 @@ def _is_text(part: Any) -> bool:
 
 def _delta(index: int, delta: Mapping[str, Any], finish: str | None = None) -> dict[str, Any]:
     return {"index": index, "delta": dict(delta), "logprobs": None, "finish_reason": finish}
+
+
+def _text_delta(way: Sequence[str | int], kind: PartKind, text: str) -> dict[str, Any]:
+    """Return a text as a delta; `way` are the steps of its path behind the message."""
+    if way[0] == "content" and kind == "reasoning":  # Mistral's reasoning is a part of the content
+        return {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]}
+    return {"reasoning" if way[0] == "reasoning_details" else str(way[0]): text}
 
 
 def _call_delta(state: ChoiceState, way: Sequence[str | int], text: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from guardproxy.wires.openai_responses.fields import (
     PROGRESS,
     SNAPSHOTS,
     event_of,
+    kind_of,
 )
 from guardproxy.wires.shared.body import dumps, guard_text, read_object, steps, strings
 from guardproxy.wires.shared.identifiers import is_value
@@ -31,21 +32,16 @@ from guardproxy.wires.shared.streams import BaseStream, without
 
 TERMINAL = ("response.completed", "response.failed", "response.incomplete")
 
-# Deltas of text and events that open an item or a part may be released before the whole answer is judged.
+# Deltas of text.
 _PLAIN = (
     "response.output_text.delta",
     "response.refusal.delta",
     "response.reasoning_text.delta",
     "response.reasoning_summary_text.delta",
 )
-_OPENING = (
-    "response.created",
-    "response.queued",
-    "response.in_progress",
-    "response.output_item.added",
-    "response.content_part.added",
-    "response.reasoning_summary_part.added",
-)
+# Items that are no calls, and calls that the upstream runs itself. Any other call waits: its client would run it.
+_NO_CALLS = {"message", "reasoning", "compaction", "image_generation_call", "mcp_list_tools"}
+_RUN_UPSTREAM = {"web_search_call", "file_search_call", "code_interpreter_call", "mcp_call"}
 # Events whose text has a shape of its own: the whole event is judged as JSON text.
 _OTHER_TEXT = ("response.shell_call_command.", "response.shell_call_output_content.", "response.audio.transcript.")
 # Events about the progress of tools, by the name that stands between "response." and the state.
@@ -150,15 +146,22 @@ class ResponseReader(BaseStream):
         return body
 
     def _read(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
-        size = state.builder.size
         self._file(kind, body)
         ahead = self._read_event(kind, body, state)
         if kind in TERMINAL:
             state.final = self.terminated = True
             self.last = body
-        if kind in _PLAIN:
-            return ahead
-        return not (_is_progress(kind) or (kind in _OPENING and state.builder.size == size))
+        return ahead or (kind not in _PLAIN and self._may_run(kind, body, state.builder.has_new_call))
+
+    def _may_run(self, kind: str, body: dict[str, Any], has_call: bool) -> bool:
+        """Whether an event that is no delta of text belongs to a call that the client may run."""
+        if kind.startswith(_OTHER_TEXT):
+            return True
+        filed = self.items.get(body.get("output_index", -1))
+        items = [item for item in (filed and filed.body, body.get("item")) if isinstance(item, dict)]
+        kinds = {str(kind_of(item)) for item in items}
+        run_upstream = bool(kinds) and kinds <= _RUN_UPSTREAM
+        return not run_upstream and (has_call or not kinds <= _NO_CALLS)
 
     def _file(self, kind: str, body: dict[str, Any]) -> None:
         """Add the event to the unreleased events of its item."""
@@ -263,8 +266,3 @@ def _filled(place: str, body: Mapping[str, Any]) -> str:
         return place.format_map(body)
     except KeyError as error:
         raise UpstreamUnreadable("is missing", str(error.args[0])) from error
-
-
-def _is_progress(kind: str) -> bool:
-    known = kind in DELTAS or kind in DONES or kind in SNAPSHOTS
-    return not known and not kind.startswith(_OTHER_TEXT)

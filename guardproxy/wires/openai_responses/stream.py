@@ -251,38 +251,53 @@ class ResponseStream(ResponseReader):
     def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
         texts = {edit.path: edit.text for edit in outcome.edits if edit.text != state.builder.text(edit.path)}
         out: list[dict[str, Any]] = []
+        late: list[dict[str, Any]] = []  # texts whose item or part has been closed at the client
         for index, item in list(self.items.items()):
             changed = {path: text for path, text in texts.items() if path.startswith(f"output[{index}].")}
             if not changed and not outcome.whole:
                 out += self._replayed(item)
             elif item.done is None:
-                out += self._edited(state, index, item, changed, whole=outcome.whole)
+                edited, closed = self._edited(state, index, item, changed, whole=outcome.whole)
+                out, late = [*out, *edited], [*late, *closed]
+            else:
+                late += self._late(state, changed)
         if outcome.whole:
-            outer = [text_part(text) for path, text in texts.items() if not path.startswith("output[")]
-            out += self._message(outer) if outer else []
-        return out
+            late += [text_part(text) for path, text in texts.items() if not path.startswith("output[")]
+        return [*out, *(self._message(late) if late else ())]
+
+    def _late(self, state: ChoiceState, texts: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return the rests of edited texts whose places have been closed at the client, as parts of a new message."""
+        parts = state.builder.message("assistant").parts
+        rests = [state.remainder(part, texts[part.path]) for part in parts if part.path in texts]
+        return [text_part(rest) for rest in rests if rest]
 
     def _edited(
         self, state: ChoiceState, index: int, item: OutputItem, changed: Mapping[str, str], *, whole: bool
-    ) -> list[dict[str, Any]]:
-        """Return the rests of an item's edited texts, and its end; its other parts are removed."""
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the rests of an item's edited texts and its end, and the rests whose part is closed at the client.
+
+        Its other parts are removed.
+        """
         parts = [part for part in state.builder.message("assistant").parts if _TEXT.match(part.path)]
         mine = [part for part in parts if part.path.startswith(f"output[{index}].")]
         texts = [(part, changed.get(part.path, part.text)) for part in mine if part.path in changed or not whole]
         if item.number < 0:
             new = [refusal_part(text, structured=part.kind == "refusal") for part, text in texts if text]
             name = str(item.body.get("id", ""))
-            return self._message(new, name if is_name(name) else "") if new else []
+            return (self._message(new, name if is_name(name) else "") if new else []), []
         out: list[dict[str, Any]] = []
+        late: dict[str, str] = {}
         for part, text in texts:
             place = _TEXT.match(part.path)
             key = ("content", int(place[2]) if place else 0)
             rest = state.remainder(part, text)
-            if rest and key not in item.closed_parts:
+            if key in item.closed_parts:
+                late[part.path] = text
+            elif rest:
                 out += self._opened(item, key, part.kind == "refusal")
                 out.append(self._delta(item, key, rest))
                 self._own[part.path] = rest
-        return [*out, *self._close_item(state, index, item)]
+        return [*out, *self._close_item(state, index, item)], self._late(state, late)
 
     def _replayed(self, item: OutputItem) -> list[dict[str, Any]]:
         """Return the item's unreleased events, under its number at the client."""

@@ -108,12 +108,10 @@ class MessageBuilder:
             self.known.note(path, key)
         return odd
 
-    def add_noted(self) -> bool:
-        """Add the identifiers of the body as texts if they have too many words; return whether any is added."""
-        texts = self.known.take_texts()
-        for path, text in texts:
+    def add_noted(self) -> None:
+        """Add the identifiers of the body as texts if they have too many words."""
+        for path, text in self.known.take_texts():
             self.name(path, text)
-        return bool(texts)
 
     def opaque(self, path: str, note: str, image: InlineImage | None = None) -> None:
         """Add an opaque part, with the image that it is. The same place may have a text too: both are parts."""
@@ -132,6 +130,11 @@ class MessageBuilder:
                 self.opaque(part.path, part.note, part.image)
             else:
                 self.add(part.path, part.text, part.kind)
+
+    @property
+    def has_new_call(self) -> bool:
+        """Whether anything was added to a tool call since the last `take`."""
+        return any(path in self.pieces and self.pieces[path].kind == "tool_call" for path, _ in self.added)
 
     def take(self) -> list[tuple[str, str]]:
         """Return what was added since the last call, as (path, text)."""

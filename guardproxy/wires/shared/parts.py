@@ -89,11 +89,17 @@ def text(kind: PartKind = "text") -> FieldRule:
 
 
 def json_text(kind: PartKind) -> FieldRule:
-    """Judge any JSON value as its JSON text, and a string as it is. For free-form values such as schemas."""
+    """Judge any JSON value as its JSON text, and a string as it is. For free-form values such as schemas.
+
+    An object or a list that a stream repeats is judged once: some servers repeat an answer's sources in every frame.
+    """
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
-        if value is not None:
-            builder.add(path, guard_text(value), kind)
+        if value is None:
+            return
+        value_text = guard_text(value)
+        if isinstance(value, str) or not builder.text(path).endswith(value_text):
+            builder.add(path, value_text, kind)
 
     return rule
 
