@@ -39,7 +39,7 @@ _LENGTH_BYTES = 8
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
+class _LongCall:
     """A call that waits or runs. `deadline` and `queued` are of `time.monotonic`.
 
     `own_s`: the seconds that calls of the same request had taken when it was queued.
@@ -65,14 +65,14 @@ class _Call:
         return JudgingTooLong(self.asker.refused)
 
 
-class _Waiting:
+class _LongCalls:
     """The calls that wait: in turn those of each client, and of a client in turn those of each request."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # event loops add calls, the thread takes them
-        self._clients: OrderedDict[str, OrderedDict[Asker, deque[_Call]]] = OrderedDict()
+        self._clients: OrderedDict[str, OrderedDict[Asker, deque[_LongCall]]] = OrderedDict()
 
-    def add(self, call: _Call) -> None:
+    def add(self, call: _LongCall) -> None:
         """Queue a call. If there are too many, the last one of the client with the most fails with Overloaded."""
         with self._lock:
             requests = self._clients.setdefault(call.asker.client, OrderedDict())
@@ -86,7 +86,7 @@ class _Waiting:
         if dropped.future.set_running_or_notify_cancel():
             dropped.future.set_exception(Overloaded(f"{MOST_CALLS} long texts wait for the process that reads them"))
 
-    def next(self) -> _Call | None:
+    def next(self) -> _LongCall | None:
         """The call that is served next; None if none waits."""
         with self._lock:
             if not self._clients:
@@ -97,7 +97,7 @@ class _Waiting:
                 self._clients.move_to_end(client)
             return call
 
-    def remove(self, call: _Call) -> None:
+    def remove(self, call: _LongCall) -> None:
         """Take a call out, if it waits: its caller does not."""
         with self._lock:
             requests = self._clients.get(call.asker.client)
@@ -105,7 +105,7 @@ class _Waiting:
                 requests[call.asker].remove(call)
                 self._forget(call)
 
-    def _take(self, client: str, place: int) -> _Call:
+    def _take(self, client: str, place: int) -> _LongCall:
         """Take out a call of the request that a client has first, or last; the request is the client's last then."""
         requests = self._clients[client]
         asker = next(iter(requests)) if place == 0 else next(reversed(requests))
@@ -115,7 +115,7 @@ class _Waiting:
         self._forget(call)
         return call
 
-    def _forget(self, call: _Call) -> None:
+    def _forget(self, call: _LongCall) -> None:
         """Drop a request and a client without calls."""
         requests = self._clients[call.asker.client]
         if not requests[call.asker]:
@@ -124,7 +124,7 @@ class _Waiting:
             del self._clients[call.asker.client]
 
 
-def _count(requests: OrderedDict[Asker, deque[_Call]]) -> int:
+def _count(requests: OrderedDict[Asker, deque[_LongCall]]) -> int:
     return sum(map(len, requests.values()))
 
 
@@ -155,7 +155,7 @@ class Apart:
         deadline = time.monotonic() + timeout_s
         if asker.admitted and not asker.answered:
             deadline = asker.admitted + timeout_s
-        call = _Call((function, args, kwargs), asker, timeout_s, deadline, asker.apart_s)
+        call = _LongCall((function, args, kwargs), asker, timeout_s, deadline, asker.apart_s)
         result: T = await self._lanes[size > LONGER].answer(call)
         return result
 
@@ -171,13 +171,13 @@ class _Lane:
     def __init__(self, command: tuple[str, ...]) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
-        self._waiting = _Waiting()
+        self._waiting = _LongCalls()
         self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for every call, some of which are gone
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         atexit.register(self.close)
 
-    async def answer(self, call: _Call) -> Any:
+    async def answer(self, call: _LongCall) -> Any:
         """Return what a call returns, or raise what it raises, in time."""
         self._waiting.add(call)
         self._turns.put(None)
@@ -216,7 +216,7 @@ class _Lane:
             if call is not None and call.future.set_running_or_notify_cancel():
                 self._settle(call)
 
-    def _settle(self, call: _Call) -> None:
+    def _settle(self, call: _LongCall) -> None:
         try:
             result = self._answer(call)
         except Exception as error:  # noqa: BLE001 - the caller gets it
@@ -224,7 +224,7 @@ class _Lane:
         else:
             call.future.set_result(result)
 
-    def _answer(self, call: _Call) -> Any:
+    def _answer(self, call: _LongCall) -> Any:
         if call.asker.refused:
             raise JudgingTooLong(call.asker.refused)
         request = pickle.dumps(call.work, pickle.HIGHEST_PROTOCOL)
