@@ -12,6 +12,7 @@ class Mark(NamedTuple):
     the choice is complete; content after the end sets `final` again, and needs a verdict of its own. `whole`: the chunk
     may be sent only after the whole choice is judged, because it holds a call that the client runs or a finish reason.
     `opaques`: if the chunk has opaque parts, how many the choice has up to and including it; 0 if it has none.
+    `begins`: the characters before this chunk if an answer begins in it behind reasoning; 0 otherwise.
     """
 
     choice: int
@@ -19,6 +20,7 @@ class Mark(NamedTuple):
     final: bool = False
     whole: bool = False
     opaques: int = 0
+    begins: int = 0
 
 
 class Chunk(NamedTuple):

@@ -14,13 +14,14 @@ the proxy has ended holds no frame. 5. A frame behind the end of a choice that i
 verdict of its own.
 
 With `every: auto` a choice is judged at the positions of a grid: the same for every reply, however its frames arrive.
+The grid begins anew where an answer begins behind reasoning: its first words should not wait as its 10,000th do.
 """
 
 import sys
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from guardproxy.chunks import Chunk, ChunkRun, Mark
 from guardproxy.frozen import frozen
@@ -30,6 +31,7 @@ from guardproxy.policy import StreamPolicy
 FIRST_CHECK = 80
 _STEP, _LONGEST_STEP = 80, 1600  # the least distance between two positions, and the greatest up to 12,800 characters
 _GROWTH, _LEAST_GROWTH = 0.6, 0.125  # the distance to the next position, as a share of a position
+_MOST_BEGINNINGS = 8  # of a choice: reasoning and answer may alternate
 # The guard calls many harmless beginnings unsafe: checks before this position cannot stop a reply.
 _ACTS_FROM = 200
 
@@ -61,6 +63,7 @@ class _ChoiceProgress:
     judged_opaques: int = 0  # how many of them a check has covered
     undecided: int = 0  # characters before `judged` that the guard cannot decide about without the next ones
     due: int = FIRST_CHECK  # the next position of the grid
+    beginnings: list[int] = field(default_factory=lambda: [0])  # where the grid begins and begins anew
     complete: bool = False  # the upstream has closed the choice
     reopened: bool = False  # marked final again since the last check was asked
     settled: bool = False  # has the verdict on the whole choice, or was ended by the proxy: holds no frame
@@ -85,10 +88,13 @@ def first_frames(run: ChunkRun, stop: int) -> Chunk:
     return Chunk(raw, (Mark(run.marks[0].choice, run.upto[stop - 1]),), run.data(start, stop))
 
 
-def position_after(position: int) -> int:
-    """The position of the grid behind one of its positions."""
-    step = min(max(_STEP, int(_GROWTH * position)), _LONGEST_STEP)
-    return position + max(step, int(_LEAST_GROWTH * position))
+def position_after(position: int, beginnings: Sequence[int] = (0,)) -> int:
+    """The position of the grid behind one of its positions. It begins anew at each of the `beginnings`, in order."""
+    later = bisect_right(beginnings, position)
+    length = position - beginnings[later - 1]
+    step = min(max(_STEP, int(_GROWTH * length)), _LONGEST_STEP)
+    after = position + max(step, int(_LEAST_GROWTH * length))
+    return min([after, *(beginning + FIRST_CHECK for beginning in beginnings[later:])])
 
 
 class HoldBack:
@@ -112,6 +118,9 @@ class HoldBack:
             characters += max(0, mark.upto - choice.seen)
             choice.seen = max(choice.seen, mark.upto)
             choice.opaques = max(choice.opaques, mark.opaques)
+            if mark.begins > choice.beginnings[-1] and len(choice.beginnings) < _MOST_BEGINNINGS:
+                choice.beginnings.append(mark.begins)
+                choice.due = min(choice.due, mark.begins + FIRST_CHECK)
             # Content behind the end. A running check was asked before it came: its verdict must not settle the choice.
             if mark.final and choice.complete and not choice.ended:
                 choice.reopened, choice.settled = True, False
@@ -143,7 +152,7 @@ class HoldBack:
             if self._reaches_grid(choice):
                 early = choice.due < _ACTS_FROM
                 due.append(Ask(index, choice.due, final=False, exact=True, early=early, opaques=choice.opaques))
-                choice.due = position_after(choice.due)
+                choice.due = position_after(choice.due, choice.beginnings)
             else:
                 due.append(Ask(index, choice.seen, choice.complete, opaques=choice.opaques))
         return due
@@ -170,7 +179,7 @@ class HoldBack:
         choice.undecided = undecided
         choice.judged_opaques = ask.opaques
         while choice.due <= choice.judged:
-            choice.due = position_after(choice.due)
+            choice.due = position_after(choice.due, choice.beginnings)
         # Not `or choice.settled`: a choice that was reopened while the check ran waits for the next check.
         choice.settled = ask.final and not choice.reopened
 

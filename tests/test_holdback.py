@@ -93,6 +93,39 @@ def test_opaque_parts_wait_for_a_check_that_was_asked_behind_them() -> None:
     assert raws(hold.release()) == b"0:10;"
 
 
+def positions(steps: list[tuple[int, int]], at_once: bool) -> list[int]:
+    """Return where a stream of frames (where it takes the choice, where an answer begins) is judged."""
+    hold, asked = HoldBack(StreamPolicy()), []
+    for upto, begins in steps:
+        hold.add(text(0, upto, begins=begins))
+        while not at_once and (due := hold.ask()):
+            asked += [ask.upto for ask in due]
+            hold.passed(due[0])
+    while due := hold.ask():
+        asked += [ask.upto for ask in due]
+        hold.passed(due[0])
+    return asked
+
+
+def test_the_grid_begins_anew_where_an_answer_begins() -> None:
+    """Behind long reasoning the first check of the answer comes as soon as in an answer without any."""
+    steps = [(upto, 5000 if upto == 5010 else 0) for upto in range(10, 7000, 10)]
+    reasoning = [80, 160, 256, 409, 654, 1046, 1673, 2676, 4276]
+    answer = [80, 160, 256, 409, 654, 1046, 1673]
+    assert positions(steps, at_once=False) == [*reasoning, *(5000 + position for position in answer)]
+    assert positions([(79, 0), (200, 79)], at_once=False) == [80, 160]
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=40))
+def test_the_positions_depend_on_the_text_alone(steps: list[tuple[int, bool]]) -> None:
+    """Whether the frames come one by one or at once, and also if many answers begin."""
+    size, frames = 0, []
+    for characters, begins in steps:
+        frames.append((size + characters, size if begins else 0))
+        size += characters
+    assert positions(frames, at_once=False) == positions(frames, at_once=True)
+
+
 def test_a_frame_behind_the_end_needs_its_own_verdict() -> None:
     """A frame that ends a choice again waits for a check that was asked after it came."""
     hold = HoldBack(StreamPolicy("window", every=5))

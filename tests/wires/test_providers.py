@@ -1,7 +1,9 @@
 """Streams of providers stream: what they send beside the text holds nothing back until the end of the reply."""
 
 import json
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -9,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.chunks import Chunk
+from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import HoldBack, position_after
+from guardproxy.pipeline.choice_checks import cut
 from guardproxy.policy import StreamPolicy
 from guardproxy.ports import ReplyStream
-from guardproxy.types import Edit, Refuse, Replace
+from guardproxy.types import Edit, Part, Refuse, Replace
 from tests.wires.kit import BY_NAME, by_frame, chat_chunk, sse
 from tests.wires.providers import CHAT, GEMINI, MESSAGES, OLLAMA, RESPONSES, word
 
@@ -59,6 +63,15 @@ def test_the_stream_of_a_provider_streams(protocol: str, name: str, frames: list
         assert waiting <= between + _LAG + 200, (size, waiting)
 
 
+def test_an_answer_behind_long_reasoning_streams() -> None:
+    """Its first words wait for a check of their own, not for the next one of the reasoning."""
+    frames = [sse(chat_chunk(0, {"reasoning_content": word(n)})) for n in range(2000)]
+    frames += [sse(chat_chunk(0, {"content": word(n)})) for n in range(80)]
+    (before, _), *answer = held(BY_NAME["chat"].open(), frames)[1999:]
+    assert before > 8000
+    assert any(waiting <= _LAG + 20 and size < before + 100 for size, waiting in answer)
+
+
 def iter_grid() -> Sequence[int]:
     """Return the positions of checks up to the length of these streams, from the first character on."""
     positions = [0, 80]
@@ -96,6 +109,65 @@ def test_a_call_in_a_message_waits() -> None:
         ]
         chunks = fed(stream, [named(body) for body in bodies])
         assert [mark.whole for chunk in chunks for mark in chunk.marks] == [True, True, True, False, True]
+
+
+# --- harm in any place -----------------------------------------------------------------------------------------------
+
+HARM = "HARMFUL words that nobody may read here"
+
+
+def passed_on(protocol: str, frames: Sequence[bytes]) -> bytes:
+    """Return what leaves of a stream with a guard that finds one word, wherever it is judged."""
+    stream, hold, out = BY_NAME[protocol].open(), HoldBack(StreamPolicy()), b""
+    judged: dict[int, tuple[Part, ...]] = {}
+    with suppress(UpstreamUnreadable):
+        for frame in [*frames, None]:
+            for chunk in stream.finish() if frame is None else stream.feed(frame):
+                hold.add(chunk)
+            if frame is None:
+                hold.complete()
+            while asked := hold.ask():
+                for ask in asked:
+                    message = stream.message(ask.choice)
+                    if ask.exact:
+                        message = cut(message, ask.upto, judged.get(ask.choice, ()))
+                    if not any("HARMFUL" in part.text for part in message.parts):
+                        judged[ask.choice] = message.parts
+                        hold.passed(ask, message.size if ask.exact else None)
+                    elif ask.early:
+                        hold.skip(ask)
+                    else:
+                        out += stream.end(ask.choice, Refuse("No."))
+                        hold.settle(ask.choice)
+            out += b"".join(stream.release(chunk) for chunk in hold.release())
+    return out
+
+
+def strings(value: Any, way: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Return the places of all strings in a body."""
+    if isinstance(value, str):
+        return [way]
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, item in inner for place in strings(item, (*way, key))]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_harm_in_any_string_of_any_frame_stays(data: st.DataObject) -> None:
+    """Also beside the answer, in sources, results, reasoning, ids, states and unknown fields."""
+    protocol, _, frames = data.draw(st.sampled_from(STREAMS))
+    number = data.draw(st.integers(0, len(frames) - 1))
+    found = re.fullmatch(rb"((?:event: .*\n)?(?:data: )?)(.*?)(\s*)", frames[number])
+    assert found is not None
+    body = json.loads(found[2])
+    objects = [way[:-1] for way in strings(body) if isinstance(way[-1], str)]
+    *way, key = data.draw(st.sampled_from([*strings(body), *((*inner, "aside") for inner in objects)]))
+    place = body
+    for step in way:
+        place = place[step]
+    place[key] = HARM
+    frame = found[1] + json.dumps(body).encode() + found[3]
+    assert b"HARMFUL" not in passed_on(protocol, [*frames[:number], frame, *frames[number + 1 :]]), (way, key)
 
 
 # --- texts that a chunk has twice ------------------------------------------------------------------------------------

@@ -428,7 +428,7 @@ def test_unknown_fields_of_a_chunk_are_named() -> None:
     stream = BY_NAME["chat"].open()
     chunk = {**chat_chunk(0, {"content": "a", "aside": "words that nobody judged"}), "novel_count": 3, "tier": "high"}
     chunks = fed(stream, [sse(chunk)])
-    assert chunks[0].marks[0][1:] == (25, False, False, 0)
+    assert chunks[0].marks[0][1:] == (25, False, False, 0, 0)
     assert [(part.path, part.text) for part in stream.message(0).parts] == [
         ("choices[0].message.content", "a"),
         ("choices[0].message.aside", "words that nobody judged"),

@@ -1,10 +1,11 @@
 """What the reader of a streamed reply keeps of each choice and of each frame. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from guardproxy.chunks import Mark
-from guardproxy.types import Part
+from guardproxy.types import Part, PartKind
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 
@@ -21,12 +22,25 @@ class ChoiceState:
     finish: str = ""  # the upstream's finish reason
     echoes: dict[str, LogprobEcho] = field(default_factory=dict)  # log probabilities, by a key of the wire's own
     extra: dict[str, Any] = field(default_factory=dict)  # whatever else the wire must remember
+    latest: PartKind = "text"  # the kind of the latest text
 
     def echo(self, key: str, path: str) -> LogprobEcho:
         """Return the echo kept under `key`, a new one for log probabilities at `path` if there is none."""
         if key not in self.echoes:
             self.echoes[key] = LogprobEcho(path)
         return self.echoes[key]
+
+    def close_echoes(self) -> None:
+        """Make what the log probabilities spell beside the text parts of their own."""
+        for echo in self.echoes.values():
+            echo.close(self.builder)
+
+    def begins(self, kinds: Iterable[PartKind], size: int) -> int:
+        """Return `size`, where these texts begin, if an answer begins among them behind reasoning; otherwise 0."""
+        before = self.latest
+        for kind in kinds:
+            self.latest = kind
+        return size if before == "reasoning" and self.latest == "text" else 0
 
     def has(self, part: Part) -> bool:
         """Return whether an earlier frame has brought the same text at the same place, as a server's name."""

@@ -182,10 +182,11 @@ class BaseStream(ABC):
         if was_closed and builder.size > size:
             raise UpstreamUnreadable(f"text behind the end of choice {choice}")
         if state.final:  # on every frame behind the end as well: there is no text left for an echo to wait for
-            _close_echoes(state)
+            state.close_echoes()
         unread = builder.opaques if builder.opaques > opaques else 0
         final = state.final and (unread > 0 or not was_closed)
-        self._mark(event, Mark(choice, builder.size, final, whole or state.final, unread))
+        begins = state.begins([kind for _, kind, text in builder.said if text], size)
+        self._mark(event, Mark(choice, builder.size, final, whole or state.final, unread, begins))
 
     def read_outer(self, body: dict[str, Any], table: FieldMap, event: Event) -> None:
         """Read what a frame has outside its choices, and count it to its first choice (or the stream's first).
@@ -212,8 +213,8 @@ class BaseStream(ABC):
         event.texts += [(choice, path, text) for path, text in state.builder.take()]
         earlier = event.marks.get(mark.choice)
         if earlier is not None:
-            final, whole, unread = (max(pair) for pair in zip(earlier[2:], mark[2:], strict=True))
-            mark = Mark(mark.choice, mark.upto, bool(final), bool(whole), unread)
+            final, whole, unread, begins = (max(pair) for pair in zip(earlier[2:], mark[2:], strict=True))
+            mark = Mark(mark.choice, mark.upto, bool(final), bool(whole), unread, begins)
         event.marks[mark.choice] = mark
 
     def refuse_if_terminated(self) -> None:
@@ -228,7 +229,7 @@ class BaseStream(ABC):
             state = self._states[choice]
             if not state.final:
                 state.final = True
-                _close_echoes(state)
+                state.close_echoes()
                 marks.append(Mark(choice, state.builder.size, final=True, whole=True))
         return tuple(marks)
 
@@ -274,7 +275,8 @@ class BaseStream(ABC):
             said = [(choice, path, "".join(texts[first:stop]))]
             return Event({choice: mark}, said, pieces, bodies[stop - 1], event.kind, frames=stop - first)
 
-        return ChunkRun(raw, (Mark(choice, upto[-1]),), ends, upto, event_of)
+        begins = state.begins([kind], builder.size - sum(map(len, texts)))
+        return ChunkRun(raw, (Mark(choice, upto[-1], begins=begins),), ends, upto, event_of)
 
     def _read_again(self, frame: Frame) -> Chunk | None:
         """Read a frame that repeats an earlier one but for its text; None for any other frame."""
@@ -301,7 +303,8 @@ class BaseStream(ABC):
         if echo:
             echo.add(text, b"")
         pieces = {} if state.ended else {choice: self._arrivals.add_run(choice, [(path, kind, text)], builder.pieces)}
-        mark = Mark(choice, builder.size, False, echo is not None and echo.ahead)
+        begins = state.begins([kind], builder.size - len(text))
+        mark = Mark(choice, builder.size, False, echo is not None and echo.ahead, begins=begins)
         return Chunk(raw, (mark,), Event({choice: mark}, [(choice, path, text)], pieces, body, event.kind))
 
     def _learn(self, name: str, data: bytes, event: Event) -> None:
@@ -375,11 +378,6 @@ class BaseStream(ABC):
 
 def _with_arrivals(message: Message, arrived: tuple[Part, ...]) -> Message:
     return replace(message, arrived=arrived) if arrived else message
-
-
-def _close_echoes(state: ChoiceState) -> None:
-    for echo in state.echoes.values():
-        echo.close(state.builder)
 
 
 def without(body: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, Any]:
