@@ -132,7 +132,7 @@ def _topics(judged: JudgedTurn) -> list[dict[str, Any]]:
 
 
 def _coverage(characters: tuple[int, int], images: tuple[int, int]) -> dict[str, Any]:
-    """How many characters and images were judged, and of how many; images only if there are any, as the service says."""
+    """How many characters and images were judged, and of how many. Without images there is no count of them."""
     counts = {"textCharacters": characters} | ({"images": images} if images[1] else {})
     return {name: {"guarded": guarded, "total": total} for name, (guarded, total) in counts.items()}
 
