@@ -113,7 +113,7 @@ def test_a_request_has_its_time_from_its_admission_on_and_each_check_of_a_reply_
         assert await apart.computed(60, LONG, int, "7") == 7
         asker.admitted -= 10
         with pytest.raises(JudgingTooLong):
-            await apart.computed(60, LONG, int, "7")
+            await apart.computed(60, LONG, time.sleep, 30)
         asker.refused, asker.answered = "", True
         assert await apart.computed(60, LONG, int, "7") == 7
 
