@@ -1,6 +1,6 @@
 """Connections to a replica that stay open: HTTP/1.1 at the cost of a parser, for answers of a bounded size.
 
-A client for any server costs more per call than all the rest of a check (docs/decisions/0039-connections-of-replicas.md).
+A client for any server costs more per call than the rest of a check: docs/decisions/0039-connections-of-replicas.md.
 """
 
 import asyncio
@@ -124,7 +124,9 @@ class Connections:
             told = f"{error.verify_message}; check replicas.tls.ca, and the names in the certificate"
             raise ReplicaFailed("unsent", f"its certificate is refused: {told}") from None
         except TimeoutError:
-            raise ReplicaFailed("unsent", f"it cannot be reached (no connection within {self._connect_s:g} s)") from None
+            raise ReplicaFailed(
+                "unsent", f"it cannot be reached (no connection within {self._connect_s:g} s)"
+            ) from None
         # A name that cannot be one is a UnicodeError, and a connection that is lost at once a RuntimeError of uvloop.
         except (OSError, UnicodeError, RuntimeError) as error:
             raise ReplicaFailed("unsent", f"it cannot be reached ({_reason(error)})") from None
@@ -166,7 +168,8 @@ class _Connection(asyncio.Protocol):
         if self._transport is None:
             raise ReplicaFailed("unsent", "it closed the new connection")
         self.usable, self._body, self._size, self._in_head = False, [], 0, True
-        self._waiting = waiting = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self._waiting = waiting
         self._transport.write(request)
         return await waiting
 

@@ -16,8 +16,8 @@ from guardproxy.checkapi import (
     failure_of,
     read_account,
     verdict_of,
-    write_call,
 )
+from guardproxy.checkapi.fields import dumps
 from guardproxy.errors import ConfigError, GuardUnavailable, JudgingTooLong, Overloaded, Unintelligible
 from guardproxy.guards.connections import Connections
 from guardproxy.guards.links import GuardIdentity, ReplicaFailed, call_for
@@ -80,7 +80,7 @@ class HttpLink:
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
         """The verdict, and the version of the guard that gave it. Raises as `ReplicaLink.judge`."""
-        body = write_call(call_for(check, asker))
+        body = dumps(call_for(check, asker))
         head = b"%b%d\r\n%b\r\n" % (self._post, len(body), _stream_header(check.stream))
         status, answer = await self._connections.call(head + body)
         if status != httpx.codes.OK:
