@@ -21,8 +21,6 @@ from guardproxy.upstreams import Ending
 # The most bytes of an answer, a verdict has some thousands; and of them before its body.
 _ANSWER_BYTES: Final = 1 << 20
 _HEAD_BYTES: Final = 1 << 16
-# Seconds that an idle connection is kept: less than the five after which many servers and balancers close it.
-_IDLE_S: Final = 4.0
 # Seconds after which the next address of a name is tried as well (RFC 8305).
 _NEXT_ADDRESS_S: Final = 0.25
 _INFORMATIONAL: Final = range(100, 200)
@@ -32,11 +30,20 @@ class Connections:
     """The connections to the server at `base`, each for one call at a time. Use them from one event loop.
 
     At most `most` are open, and one comes about within `connect_s` seconds. With https, `tls` says which certificates
-    count. With `uds`, every connection goes to the Unix socket at this path.
+    count. With `uds`, every connection goes to the Unix socket at this path. One that is idle is closed after `idle_s`
+    seconds: less than the five after which many servers and balancers close it, because a call that crosses the closing
+    fails.
     """
 
     def __init__(
-        self, base: httpx.URL, tls: ssl.SSLContext | None, *, uds: str | None, most: int, connect_s: float
+        self,
+        base: httpx.URL,
+        tls: ssl.SSLContext | None = None,
+        *,
+        uds: str | None = None,
+        most: int = 256,
+        connect_s: float = 2.0,
+        idle_s: float = 4.0,
     ) -> None:
         self._host = base.raw_host.decode("ascii")
         self._port = base.port or (443 if base.scheme == "https" else 80)
@@ -44,6 +51,7 @@ class Connections:
         self._uds = uds
         self._most = most
         self._connect_s = connect_s
+        self._idle_s = idle_s
         self._calls = asyncio.Semaphore(most)
         self._open: set[_Connection] = set()
         self._idle: deque[_Connection] = deque()  # the one that has waited longest first
@@ -69,6 +77,8 @@ class Connections:
     def close(self) -> None:
         """End all connections, and every call that waits for an answer."""
         self._closed = True
+        if self._closing is not None:
+            self._closing.cancel()
         for connection in [*self._open]:
             connection.abort()
 
@@ -98,7 +108,7 @@ class Connections:
             connection.abort()
             return
         loop = asyncio.get_running_loop()
-        connection.idle_at = loop.time() + _IDLE_S
+        connection.idle_at = loop.time() + self._idle_s
         self._idle.append(connection)
         if self._closing is None:
             self._closing = loop.call_at(connection.idle_at, self._close_idle)
@@ -124,9 +134,8 @@ class Connections:
             told = f"{error.verify_message}; check replicas.tls.ca, and the names in the certificate"
             raise ReplicaFailed("unsent", f"its certificate is refused: {told}") from None
         except TimeoutError:
-            raise ReplicaFailed(
-                "unsent", f"it cannot be reached (no connection within {self._connect_s:g} s)"
-            ) from None
+            late = f"no connection within {self._connect_s:g} s"
+            raise ReplicaFailed("unsent", f"it cannot be reached ({late})") from None
         # A name that cannot be one is a UnicodeError, and a connection that is lost at once a RuntimeError of uvloop.
         except (OSError, UnicodeError, RuntimeError) as error:
             raise ReplicaFailed("unsent", f"it cannot be reached ({_reason(error)})") from None
@@ -204,6 +213,9 @@ class _Connection(asyncio.Protocol):
             self.abort()  # the next call would take it for its answer
             return
         self._size += len(data)
+        if self._size > _ANSWER_BYTES:
+            self._give_up(f"its answer has more than {_ANSWER_BYTES} bytes")
+            return
         try:
             self._parser.feed_data(data)
         except HttpParserError as error:
@@ -213,8 +225,6 @@ class _Connection(asyncio.Protocol):
         else:
             if self._in_head and self._size > _HEAD_BYTES:
                 self._give_up(f"its answer has headers of more than {_HEAD_BYTES} bytes")
-            elif self._size > _ANSWER_BYTES:
-                self._give_up(f"its answer has more than {_ANSWER_BYTES} bytes")
 
     def _give_up(self, reason: str) -> None:
         self._fail("failed", reason)

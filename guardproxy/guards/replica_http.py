@@ -142,9 +142,13 @@ def _stream_header(stream: str | None) -> bytes:
 
 def _header_value(key: str) -> bytes:
     """A key as a header holds it. Raises ConfigError if none can."""
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError("guard.replicas.key: has a character that is not printable ASCII; no HTTP header can hold it")
-    return key.encode()
+    try:
+        value = key.encode("latin-1")
+    except UnicodeEncodeError:
+        value = b""
+    if not value or not key.isprintable():
+        raise ConfigError("guard.replicas.key: is empty, or has a character that no HTTP header can hold")
+    return value
 
 
 def base_of(url: str) -> httpx.URL:
