@@ -24,6 +24,11 @@ def gives_labels(guard: GuardSettings) -> bool:
     return guard.family in families.LABELS
 
 
+def answers_in_chat(guard: GuardSettings) -> bool:
+    """Whether the guard's model is asked in the chat of a server, and answers in words."""
+    return guard.family in families.CHATS
+
+
 def is_remote(guard: GuardSettings) -> bool:
     """Whether replicas judge."""
     return guard.runner != "local"
