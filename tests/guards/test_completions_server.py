@@ -13,7 +13,7 @@ import pytest
 
 from guardproxy.app.replicas import chat_guard, completions_guard
 from guardproxy.errors import ConfigError, Unintelligible
-from guardproxy.families import policy_text
+from guardproxy.families import nemotron, policy_text
 from guardproxy.families.llama_guard import open_family
 from guardproxy.guards.local import LocalLimits, ModelOptions, open_local_guard
 from guardproxy.ports import Guard
@@ -128,6 +128,20 @@ def test_labels_come_from_a_chat_under_a_grammar(server: str) -> None:
             assert outcome.unsafe in (0.0, 1.0)
             assert {outcome.kind, *(finding.kind for finding in outcome.findings[:1])} == {"label"}
             assert outcome.usage.tokens_computed > 100
+
+
+def test_the_words_of_a_whole_answer_are_asked_with_their_probabilities(server: str) -> None:
+    """This server takes the question; SmolLM2 does not know the form of the answer, so nearly all it says is none."""
+    settings = GuardSettings(
+        family="nemotron",
+        model="smollm2",
+        runner="openai",
+        timeout_s=300,
+        replicas=ReplicaSettings((server,), check_every_s=300, attempts=1),
+    )
+    one = chat_guard("smollm2", settings, nemotron.open_family(), 0.0)
+    for outcome in outcomes(one, CHECKS[0]):
+        assert isinstance(outcome, Unintelligible) or 0.0 <= outcome.unsafe <= 1.0
 
 
 def outcomes(one: Guard, *checks: Check) -> list[Verdict | Unintelligible]:

@@ -15,6 +15,7 @@ from guardproxy.families.nemotron import open_family
 from guardproxy.guards.replicas import AskOptions
 from guardproxy.images import InlineImage
 from guardproxy.types import Check, Conversation, Message, Part, Verdict
+from guardproxy.upstreams import Ejection
 from tests.guards.chat_kit import ChatServer, completion, guard_of
 from tests.guards.kit import check_of
 from tests.guards.test_chat import ask, verdict_on
@@ -121,6 +122,24 @@ def test_a_long_text_beside_an_image_keeps_it_in_every_window():
     verdict = verdict_on(guard_of(server, family=open_family(max_characters=200)), check)
     assert verdict.unsafe == pytest.approx(0.02 / 0.99)
     assert [body["messages"][0]["content"][0]["type"] for body in server.asked[2:]] == ["image_url", "image_url"]
+
+
+def test_a_second_image_is_not_left_unread():
+    """A question shows one; a check with two has no verdict."""
+    turn = Message("user", (*PICTURE.turn.parts, *PICTURE.turn.parts))
+    verdict, asked = judged(Check(Conversation((turn,)), "user"), shown("User Safety: safe", SAFE))
+    assert isinstance(verdict, GuardUnavailable)
+    assert not asked
+
+
+def test_a_refused_image_does_not_take_the_server_out_of_use():
+    """Some servers answer 500 to a picture that they cannot read: a client could turn the guard off for texts."""
+    answers = [shown("User Safety: safe", SAFE, 660), shown("User Safety: safe", SAFE), 500, 500, 500, 500, 500]
+    server = ChatServer([*answers, shown("User Safety: safe", SAFE)])
+    asking = AskOptions(attempts=1, check_every_s=60, ejection=Ejection(2, 30.0, 30.0))
+    *refused, text = ask(guard_of(server, family=FAMILY, asking=asking), *[PICTURE] * 5, GOOD)
+    assert all(isinstance(one, Unintelligible) for one in refused)
+    assert isinstance(text, Verdict)
 
 
 @pytest.mark.parametrize(

@@ -115,12 +115,13 @@ class ChatLink:
     async def _judged(self, check: Check) -> Verdict:
         turn = check.turn
         pieces = windows(turn.text, self._family.limit, in_bytes=False)
+        if len(turn.images) > 1:
+            raise GuardUnavailable("a question shows one image, and the check has several")
         if turn.images and not self._sees:
             await self._require_sight(check)
         if len(pieces) == 1:
             return await self._window(check)
-        checks = [_with_text(check, piece) for piece in pieces]
-        verdicts = await gathered([self._window(one) for one in checks])
+        verdicts = await gathered([self._window(_with_text(check, piece)) for piece in pieces])
         step = self._family.limit - self._family.limit // 10
         placed = [
             _at(verdict, (index * step, index * step + len(piece)))

@@ -26,6 +26,9 @@ def combined(guard: Node, named: Sequence[tuple[SettingPath, Node]], guards: Nod
             message = f"{node.text()!r} {_NO_PROBABILITY}, so it is never unsure; name it as second"
             yield Problem(node.position, path, message)
         if mean and mean.value is not None and answers_in_chat(section):
-            message = f"cannot be formed: {node.text()!r} {_NO_PROBABILITY}; remove mean, so that the greatest counts"
+            message = (
+                f"cannot be formed: the categories of {node.text()!r} are labels, 0 or 1, not probabilities; remove "
+                "mean, so that the greatest counts"
+            )
             yield Problem(mean.key_position, ("guard", "mean"), message)
             return
