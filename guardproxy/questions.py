@@ -24,7 +24,7 @@ class Question:
 
 
 @frozen
-class Answer:
+class ChatAnswer:
     """The whole text of an answer, and P(safe) and P(unsafe) of the word in the question's `line`, if it has one."""
 
     text: str
@@ -45,7 +45,7 @@ class LabelFamily(Protocol):
     def ask(self, check: Check) -> Question:
         """The question about the last message of a conversation, which has at most `limit` characters."""
 
-    def parse(self, check: Check, answer: Answer, guard: str) -> Verdict:
+    def parse(self, check: Check, answer: ChatAnswer, guard: str) -> Verdict:
         """The verdict from the whole answer. Raises Unintelligible if it is none."""
 
 

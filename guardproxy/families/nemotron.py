@@ -16,7 +16,7 @@ from guardproxy.families.labels import softened
 from guardproxy.families.markers import injections
 from guardproxy.families.shared import dialogue
 from guardproxy.images import ImageBounds
-from guardproxy.questions import Answer, Question
+from guardproxy.questions import ChatAnswer, Question
 from guardproxy.types import Category, Check, Finding, Taxonomy, Verdict
 
 _TAXONOMY: Final = Taxonomy(
@@ -85,7 +85,7 @@ class Nemotron:
             return Question((("user", softened(shown.question)), ("assistant", judged)), _options(), line=_RESPONSE)
         return Question((("user", judged),), _options(), line=_USER)
 
-    def parse(self, check: Check, answer: Answer, guard: str) -> Verdict:
+    def parse(self, check: Check, answer: ChatAnswer, guard: str) -> Verdict:
         """Return P(unsafe) of the judged text, and the categories that the model names as labels.
 
         Raises Unintelligible for an answer of another form, and for contradictions.

@@ -18,7 +18,7 @@ from guardproxy.guards.completions.words import word_reading
 from guardproxy.guards.http_calls import HttpCalls
 from guardproxy.guards.links import GuardIdentity, ReplicaFailed
 from guardproxy.guards.services import windows
-from guardproxy.questions import Answer, LabelFamily, Question
+from guardproxy.questions import ChatAnswer, LabelFamily, Question
 from guardproxy.types import Check, Conversation, Message, Part, Span, Usage, Verdict
 from guardproxy.verdicts import usage_in_parallel, worst
 
@@ -138,7 +138,7 @@ class ChatLink:
         ended = time.perf_counter()
         text, line, options = read_answer(content), question.line, self._options
         reading = word_reading(content, text, line, options.top, options.uncertainty) if line else None
-        verdict = self._family.parse(check, Answer(text, reading), self._guard)
+        verdict = self._family.parse(check, ChatAnswer(text, reading), self._guard)
         computed, reused = _tokens(content)
         usage = Usage(called - began, 0.0, ended - called, computed, reused, batch=1)
         return replace(verdict, usage=usage)
