@@ -143,6 +143,8 @@ MESSAGE: dict[str, Any] = {"role": "user", "parts": [{"text": "hello"}]}
         ({"messages": [MESSAGE], "stream": "x" * 1000}, "stream"),
         ({"messages": [MESSAGE], "polcy": "default"}, "polcy"),
         ({"messages": [MESSAGE], "policy": None}, "policy"),
+        ({"messages": [MESSAGE], "policy": ""}, "policy"),
+        ({"messages": [MESSAGE], "stream": ""}, "stream"),
         ({"messages": [MESSAGE], "asker": "me"}, "asker"),
         ({"messages": [MESSAGE], "asker": None}, "asker"),
         ({"messages": [MESSAGE], "asker": {"answered": 1}}, "asker.answered"),

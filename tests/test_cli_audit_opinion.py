@@ -75,7 +75,7 @@ def test_a_failed_opinion_is_an_error(file: Path, server: ChatServer, capsys: py
     assert run(file, "second-opinion", "1", "--by", "ann") != 0
     assert "the answer is no JSON object" in capsys.readouterr().err
     assert run(file, "second-opinion", "3", "--by", "ann") != 0
-    assert "record 3 has no text" in capsys.readouterr().err
+    assert "record 3 has no text: it had none, it was erased, or" in capsys.readouterr().err
     assert run(file, "show", "1") == 0
     assert "opinions" not in capsys.readouterr().out
 

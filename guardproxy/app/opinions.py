@@ -41,7 +41,8 @@ class SecondOpinions:
         """
         if self._rule in ("hash", "none") or not stored.record.text.strip():
             raise GuardproxyError(
-                f"record {stored.seq} has no text: it was erased, or audit.text ({self._rule}) does not keep it"
+                f"record {stored.seq} has no text: it had none, it was erased, or audit.text ({self._rule}) does not "
+                "keep it"
             )
         async with self._turn:  # a guard that runs here loads its model for each opinion
             opened = guard(self._settings, self._data_dir)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final, get_args
 
-from guardproxy.checkapi.fields import dumps, object_at, one_of, text_at, typed
+from guardproxy.checkapi.fields import dumps, name_at, object_at, one_of, text_at, typed
 from guardproxy.errors import Unreadable
 from guardproxy.frozen import frozen
 from guardproxy.images import InlineImage
@@ -14,7 +14,7 @@ _SIDES: Final = get_args(Side)
 _KINDS: Final = get_args(PartKind)
 LONGEST_NAME = 128  # characters of a name that the caller chooses
 _PATH = 4096  # characters of the path of a part
-_KEYS: Final = ("messages", "side", "stream", "unfinished", "policy", "asker")
+KEYS: Final = ("messages", "side", "stream", "unfinished", "policy", "asker")
 _MESSAGE_KEYS: Final = ("role", "parts")
 _PART_KEYS: Final = ("text", "path", "kind", "note")
 _IMAGE_PART_KEYS: Final = ("kind", "image", "path")
@@ -87,17 +87,17 @@ def call_of(body: object) -> CheckCall:
     A part without a path gets its place in the body; without a `side`, the role of the last message says it. An image
     is an opaque part with its data, until it is decoded.
     """
-    fields = object_at(body, "", _KEYS)
+    fields = object_at(body, "", KEYS)
     listed = typed(fields.get("messages"), list, "messages")
     if not listed:
         raise Unreadable("must have a message: the last one is judged, those before it are its context", "messages")
     messages = tuple(_message(item, f"messages[{index}]") for index, item in enumerate(listed))
     side: Side = one_of(fields["side"], _SIDES, "side") if "side" in fields else messages[-1].side
-    stream = text_at(fields, "stream", most=LONGEST_NAME) or None
+    stream = name_at(fields, "stream", most=LONGEST_NAME) or None
     return CheckCall(
         Check(Conversation(messages), side, stream, typed(fields.get("unfinished", False), bool, "unfinished")),
         _caller(fields.get("asker", {})),
-        text_at(fields, "policy", most=LONGEST_NAME),
+        name_at(fields, "policy", most=LONGEST_NAME),
     )
 
 

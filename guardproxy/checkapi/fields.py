@@ -51,6 +51,13 @@ def text_at(value: Mapping[str, Any], key: str, path: str = "", *, most: int | N
     return text
 
 
+def name_at(value: Mapping[str, Any], key: str, *, most: int) -> str:
+    """The name at a key of the body, as `text_at`. Raises Unreadable for an empty one too: it would count as none."""
+    if value.get(key) == "":
+        raise Unreadable("is empty; name one, or leave the key out", key)
+    return text_at(value, key, most=most)
+
+
 def one_of(value: object, allowed: Collection[str], path: str) -> Any:
     """One of these strings. Raises Unreadable."""
     if not isinstance(value, str) or value not in allowed:

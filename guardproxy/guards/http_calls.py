@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from ssl import SSLCertVerificationError
 from typing import Final, NamedTuple
 
 import httpx
@@ -62,7 +63,7 @@ class HttpCalls:
             raise
         except Exception as error:  # noqa: BLE001 - the transport raises errors of its own for malformed answers
             if isinstance(error, httpx.HTTPError) and self._never_sent(error):
-                raise ReplicaFailed("unsent", f"it cannot be reached ({_kind(error)})") from None
+                raise ReplicaFailed("unsent", _unreached(error)) from None
             raise ReplicaFailed("unknown", f"it broke the connection off ({_kind(error)})") from None
 
     async def close(self) -> None:
@@ -84,6 +85,16 @@ def _retry_s(response: httpx.Response) -> float | None:
     """The seconds of Retry-After, in its form as a number, which servers of models use."""
     header = response.headers.get("retry-after", "").strip()
     return float(header) if header.isascii() and header.isdecimal() else None
+
+
+def _unreached(error: Exception) -> str:
+    """Why there is no connection. Of a certificate that was refused, OpenSSL's reason, which quotes no answer."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SSLCertVerificationError) and (reason := getattr(cause, "verify_message", "")):
+            return f"its certificate is refused: {reason}; check replicas.tls.ca, and the names in the certificate"
+        cause = cause.__cause__
+    return f"it cannot be reached ({_kind(error)})"
 
 
 def _kind(error: Exception) -> str:

@@ -49,7 +49,7 @@ class BedrockApi(GuardApi):
             return await self._assessed(call)
         except (TooLarge, JudgingTooLong) as error:
             self.parts.metrics.failed(error.code)
-            return _answer("GUARDRAIL_INTERVENED", [str(error)], str(error), [], (0, 0))
+            return _answer("GUARDRAIL_INTERVENED", [str(error)], str(error), [], _coverage((0, 0), (0, 0)))
 
     async def _assessed(self, call: Call) -> Answer:
         body, size = await self.read(call)
@@ -88,8 +88,9 @@ def _assessed(body: Mapping[str, Any], message: Message, judged: JudgedTurn) -> 
         after = texts_after(message, judged.outcome)
         outputs = [after.get(part.path, part.text) for part in message.parts if part.kind == "text"]
         reason = "Guardrail masked."
-    guarded = 0 if judged.verdict is None else message.size
-    return _answer(action, outputs, reason, _topics(judged), (guarded, message.size))
+    sizes = message.size, len(message.opaque)
+    read = (0, 0) if judged.verdict is None else (message.size, len(judged.turn.message.images))
+    return _answer(action, outputs, reason, _topics(judged), _coverage((read[0], sizes[0]), (read[1], sizes[1])))
 
 
 def _parts(body: Mapping[str, Any]) -> Iterator[Part]:
@@ -130,11 +131,15 @@ def _topics(judged: JudgedTurn) -> list[dict[str, Any]]:
     ]
 
 
+def _coverage(characters: tuple[int, int], images: tuple[int, int]) -> dict[str, Any]:
+    """How many characters and images were judged, and of how many. Without images there is no count of them."""
+    counts = {"textCharacters": characters} | ({"images": images} if images[1] else {})
+    return {name: {"guarded": guarded, "total": total} for name, (guarded, total) in counts.items()}
+
+
 def _answer(
-    action: str, outputs: list[str], reason: str, topics: list[dict[str, Any]], characters: tuple[int, int]
+    action: str, outputs: list[str], reason: str, topics: list[dict[str, Any]], coverage: Mapping[str, Any]
 ) -> Answer:
-    """`characters`: how many were judged, and of how many."""
-    coverage = {"textCharacters": {"guarded": characters[0], "total": characters[1]}}
     fields = {
         "usage": dict.fromkeys(_UNITS, 0),
         "action": action,

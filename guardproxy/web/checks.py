@@ -22,7 +22,7 @@ from guardproxy.checkapi import (
     verdict_fields,
     write_failure,
 )
-from guardproxy.checkapi.calls import LONGEST_NAME
+from guardproxy.checkapi.calls import KEYS, LONGEST_NAME
 from guardproxy.checkapi.fields import dumps
 from guardproxy.errors import GuardproxyError, GuardUnavailable, Unreadable
 from guardproxy.offload import computed
@@ -86,6 +86,7 @@ class CheckApi(GuardApi):
         if call.method == "DELETE":
             return await self._forget(call)
         body, size = await self.read(call)
+        _check_query(call)
         asked = await computed(size, _asked, body, self.parts.limits)
         fields = await (self._decided(call, body, asked, size) if asked.policy else self._judged(call, asked, receive))
         try:
@@ -133,6 +134,7 @@ class CheckApi(GuardApi):
         turn, side = messages[-1], asked.check.side
         if await computed(size, _has_halves, messages):
             raise Unreadable("contains an unpaired surrogate; send both halves of the pair", "messages")
+        _check_paths(turn, f"messages[{len(messages) - 1}].parts")
         try:
             case = self.case(call, body, [turn], policy=asked.policy)
         except KeyError:
@@ -167,6 +169,22 @@ def _asked(body: Mapping[str, Any], limits: Limits) -> CheckCall:
     asked = call_of(body)
     check_size(asked.check.conversation.messages, limits)
     return asked
+
+
+def _check_query(call: Call) -> None:
+    """Raises Unreadable if the query names a field of the body, which would not count: a policy would not decide."""
+    for key in parse_qs(call.query.decode("latin-1"), keep_blank_values=True):
+        if key in KEYS:
+            raise Unreadable("stands in the query; send it in the body", key)
+
+
+def _check_paths(turn: Message, place: str) -> None:
+    """Raises Unreadable if two parts have one path: an edit could not say which of them it changes."""
+    seen: set[str] = set()
+    for index, part in enumerate(turn.parts):
+        if part.path in seen:
+            raise Unreadable("is the path of an earlier part too; give each part its own", f"{place}[{index}].path")
+        seen.add(part.path)
 
 
 def _has_halves(messages: Sequence[Message]) -> bool:

@@ -361,6 +361,7 @@ def test_bedrock_s_clients_send_images(proxy: Proxy) -> None:
         body = {"source": "INPUT", "outputScope": "FULL", "content": content}
         answer = proxy.post("/guardrail/g/version/1/apply", body).json()
         assert (answer["action"], len(answer["outputs"])) == (action, 1)
+        assert answer["guardrailCoverage"]["images"] == {"guarded": 1, "total": 1}
 
 
 REMOTE = """

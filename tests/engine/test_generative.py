@@ -232,6 +232,14 @@ def test_a_prompt_with_no_room_for_a_text_is_unavailable(llama):
         runner(llama).encode(prompt("text " * 300, policy="policy " * 500))
 
 
+def test_answers_that_merge_with_the_prompt_are_unavailable(llama):
+    """The error says what to check: such a prompt was made for another model."""
+    readout = TokenChoice(("world", "worm"), (("ld",), ("m",)))
+    asked = Prompt((Piece("a"), Piece("Hello", "judged"), Piece(" wor")), readout, "k")
+    with pytest.raises(GuardUnavailable, match=r"merge with the end of the prompt: it is no model of this family"):
+        runner(llama).encode(asked)
+
+
 def test_labels_of_several_tokens_and_one_label_alone(llama):
     """Labels with a common beginning, labels that begin others, and a single label equal brute force."""
     for labels in (("Violent", "Violent Acts", "Non-violent Illegal Acts"), ("O1",), ("S1", "S10", "S11")):

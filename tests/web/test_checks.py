@@ -326,6 +326,23 @@ def test_what_cannot_be_read_has_a_clear_answer(body: Any, status: int, code: st
     assert error["message"]
 
 
+@pytest.mark.parametrize("query", ["policy=default", "x=1&policy=", "stream=s"])
+def test_a_field_in_the_query_is_a_mistake(query: str) -> None:
+    """It would not count: the answer would have no decision, and nothing would be recorded."""
+    status, _, answer = Stand().ask(body_of("a bullet"), query=query)
+    assert (status, valid(answer, "Error")["error"]["path"]) == (400, query.removeprefix("x=1&").partition("=")[0])
+
+
+def test_parts_that_are_judged_under_a_policy_have_paths_of_their_own() -> None:
+    """An edit of a path that two parts have would leave open which of them it changes."""
+    parts = [{"text": text, "path": "a"} for text in ("hello", "a bruise")]
+    body = {"messages": [{"role": "user", "parts": parts}], "policy": "default"}
+    status, _, answer = Stand().ask(body)
+    assert (status, valid(answer, "Error")["error"]["path"]) == (400, "messages[0].parts[1].path")
+    parts[1]["path"] = "b"
+    assert Stand().ask(body)[0] == 200
+
+
 def test_halves_of_a_pair_travel_without_a_policy() -> None:
     """A stream holds one between two frames."""
     assert Stand().ask(body_of("\ud83d"))[0] == 200
@@ -404,7 +421,7 @@ def test_the_checks_of_one_request_share_an_asker() -> None:
 def test_the_file_names_what_the_code_reads() -> None:
     """Fields, limits and words of a check are those of the code."""
     check = SCHEMAS["Check"]["properties"]
-    assert list(check) == list(codec._KEYS)
+    assert list(check) == list(codec.KEYS)
     assert list(SCHEMAS["Message"]["properties"]) == list(codec._MESSAGE_KEYS)
     assert list(SCHEMAS["Part"]["properties"]) == list(codec._PART_KEYS)
     assert list(SCHEMAS["Asker"]["properties"]) == list(codec._ASKER_KEYS)
@@ -436,13 +453,15 @@ def following(schema: Any) -> st.SearchStrategy[Any]:
         return st.fixed_dictionaries(needed, optional=fields)
     if schema["type"] == "array":
         return st.lists(following(schema["items"]), min_size=schema.get("minItems", 0), max_size=3)
-    return st.booleans() if schema["type"] == "boolean" else st.text(max_size=min(9, schema.get("maxLength", 9)))
+    if schema["type"] == "boolean":
+        return st.booleans()
+    return st.text(min_size=schema.get("minLength", 0), max_size=min(9, schema.get("maxLength", 9)))
 
 
 _BODIES = following(SCHEMAS["Check"])
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=()), max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*codec._KEYS, "role", "x"]), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*codec.KEYS, "role", "x"]), inner),
     max_leaves=8,
 )
 

@@ -139,8 +139,11 @@ def test_the_coverage_of_what_was_not_read() -> None:
     text = {"text": {"text": "see"}}
     for content, coverage in (([text], b"full"), ([text, image], b"partial"), ([image], b"partial")):
         stand = Bedrock(on_opaque={"user": "allow", "assistant": "allow"})
-        assert stand.ask({"source": "INPUT", "content": content})[1]["action"] == "NONE"
+        answer = stand.ask({"source": "INPUT", "content": content})[1]
+        assert answer["action"] == "NONE"
         assert stand.headers[b"x-guardproxy-coverage"] == coverage
+        images = {"guarded": 0, "total": 1} if image in content else None
+        assert answer["guardrailCoverage"].get("images") == images
     nemo = Nemo(on_opaque={"user": "allow", "assistant": "allow"})
     parts = [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "https://x/y.png"}}]
     assert nemo.ask({"messages": [*said("hello"), {"role": "assistant", "content": parts}]})[0] == 200

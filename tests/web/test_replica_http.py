@@ -338,6 +338,28 @@ def test_mutual_tls(tmp_path: Path) -> None:
                 asyncio.run(work(url, context))
 
 
+def test_a_refused_certificate_has_its_reason(tmp_path: Path) -> None:
+    """That of another authority, and one that has expired, with what to check."""
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+
+    async def work(url: str) -> None:
+        transport = aiohttp_transport(1, tls_context(authorities=str(authority.file)), trust_env=False)
+        link = HttpLink(url, transport, never_sent)
+        try:
+            await link.judge(ask("x"), Asker())
+        finally:
+            await link.close()
+
+    cases = {other.issue("strange"): "issuer", authority.issue("old", days=-1): "expired"}
+    for server, reason in cases.items():
+        options = {"ssl_certfile": str(server.cert), "ssl_keyfile": str(server.key)}
+        with serve(Stand(WordGuard(WORDS)).api, **options) as plain:
+            told = rf"certificate is refused: .*{reason}.*check replicas\.tls\.ca"
+            with pytest.raises(ReplicaFailed, match=told) as raised:
+                asyncio.run(work(plain.replace("http:", "https:")))
+            assert raised.value.ending == "unsent"
+
+
 def test_over_a_unix_socket(tmp_path: Path) -> None:
     """As over a port."""
     path = str(tmp_path / "guard.sock")

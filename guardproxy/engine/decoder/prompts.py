@@ -150,7 +150,10 @@ class PromptEncoder:
         def encode_answer(text: str) -> list[int]:
             ids = self._tokenizer.text(tail + text, begins=False)
             if ids[: len(before)] != before or len(ids) == len(before):
-                raise GuardUnavailable(f"this model's tokens for {text!r} merge with the end of the prompt")
+                raise GuardUnavailable(
+                    f"this model's tokens for {text!r} merge with the end of the prompt: it is no model of this family "
+                    "or of these options, or the tokenizer is another model's"
+                )
             return ids[len(before) :]
 
         if isinstance(readout, LabelList):
