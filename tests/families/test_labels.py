@@ -120,7 +120,7 @@ def test_an_answer_becomes_labels():
         '{"violation": 1, "categories": ["arson"], "rationale": ""}',
         '{"violation": 1, "violation": 0, "categories": [], "rationale": ""}',
         '{"violation": 0, "categories": [], "rationale": ""} {"violation": 1}',
-        'ChatAnswer: {"violation": 0, "categories": [], "rationale": ""}',
+        'Answer: {"violation": 0, "categories": [], "rationale": ""}',
         '```json\n{"violation": 0, "categories": [], "rationale": ""}\n```',
         '{"violation": 0, "categories": [], "rationale": "cut',
         "[" * 100_000,
