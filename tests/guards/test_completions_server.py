@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from guardproxy.app.replicas import chat_guard, completions_guard
 from guardproxy.errors import ConfigError, Unintelligible
 from guardproxy.families import nemotron, policy_text
 from guardproxy.families.llama_guard import open_family
+from guardproxy.families.nemotron import Nemotron
 from guardproxy.guards.local import LocalLimits, ModelOptions, open_local_guard
 from guardproxy.ports import Guard
+from guardproxy.questions import Question
 from guardproxy.settings import CompletionsSettings, GuardSettings, ReplicaSettings
 from guardproxy.types import Category, Check, Taxonomy, Verdict
 from tests.engine.kit import smollm_file
@@ -130,18 +133,32 @@ def test_labels_come_from_a_chat_under_a_grammar(server: str) -> None:
             assert outcome.usage.tokens_computed > 100
 
 
-def test_the_words_of_a_whole_answer_are_asked_with_their_probabilities(server: str) -> None:
-    """This server takes the question; SmolLM2 does not know the form of the answer, so nearly all it says is none."""
+@dataclass(frozen=True)
+class Repeating(Nemotron):
+    """The family, with a question that SmolLM2 answers in the form of the guard."""
+
+    def ask(self, check: Check) -> Question:
+        """Ask for the line of a harmless text, whatever the text is."""
+        said = (("user", "Repeat this line exactly, and nothing else:\nUser Safety: safe"),)
+        return replace(super().ask(check), messages=said)
+
+
+def test_a_word_of_a_whole_answer_is_read_with_its_probabilities(server: str) -> None:
+    """The tokens and probabilities that this server shows in a chat are read; what they are means nothing."""
     settings = GuardSettings(
         family="nemotron",
         model="smollm2",
         runner="openai",
         timeout_s=300,
+        completions=CompletionsSettings(uncertainty=1.0),
         replicas=ReplicaSettings((server,), check_every_s=300, attempts=1),
     )
-    one = chat_guard("smollm2", settings, nemotron.open_family(), 0.0)
-    for outcome in outcomes(one, CHECKS[0]):
-        assert isinstance(outcome, Unintelligible) or 0.0 <= outcome.unsafe <= 1.0
+    family = nemotron.open_family()
+    one = chat_guard("smollm2", settings, Repeating(family.taxonomy, family.limit, tokens=16), 0.0)
+    (verdict,) = outcomes(one, CHECKS[0])
+    assert isinstance(verdict, Verdict)
+    assert 0.0 < verdict.unsafe < 0.5
+    assert verdict.kind == "probability"
 
 
 def outcomes(one: Guard, *checks: Check) -> list[Verdict | Unintelligible]:

@@ -189,7 +189,7 @@ def read_answer(answer: Mapping[str, Any]) -> str:
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ReplicaFailed("failed", "its answer is no chat completion with one choice") from None
     if finish == "length":
-        raise Unintelligible("the answer was cut off: the reasoning takes more than options.max_answer_tokens")
+        raise Unintelligible("the answer was cut off; if the family has options.max_answer_tokens, raise it")
     if calls or message.get("function_call"):
         raise Unintelligible("the model called a tool instead of answering")
     if refusal or finish == "content_filter":
