@@ -4,6 +4,7 @@ This is no field of `Check`: equal checks of different clients share one verdict
 """
 
 import secrets
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
@@ -21,13 +22,16 @@ class Asker:
 
     `answered`: the upstream has answered, so checks of the reply go before those of new requests. `refused` says why
     the request takes too long to judge, empty if it does not: then none of its checks needs to run. `token` names the
-    request to a guard in another process (`token_of`).
+    request to a guard in another process (`token_of`). `admitted`: when it was, by `time.monotonic`, 0 if that does not
+    matter. `apart_s`: the seconds that other processes have spent on its long texts.
     """
 
     client: str = ""
     answered: bool = False
     refused: str = ""
     token: str = ""
+    admitted: float = 0.0
+    apart_s: float = 0.0
 
 
 def token_of(asker: Asker) -> str:
@@ -41,8 +45,8 @@ _CURRENT: ContextVar[Asker | None] = ContextVar("guardproxy_asker", default=None
 
 
 def asked_by(client: str) -> Asker:
-    """Name the client of all checks that the running task and the tasks that it starts will ask."""
-    asker = Asker(client)
+    """Name the client of all checks that the running task and the tasks that it starts will ask for a request."""
+    asker = Asker(client, admitted=time.monotonic())
     _CURRENT.set(asker)
     return asker
 

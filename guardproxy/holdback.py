@@ -85,7 +85,8 @@ def first_frames(run: ChunkRun, stop: int) -> Chunk:
     """Remove the frames of a run up to the index `stop`, and return them as one chunk."""
     start, run.taken = run.taken, stop
     raw = run.raw[run.ends[start - 1] if start else 0 : run.ends[stop - 1]]
-    return Chunk(raw, (Mark(run.marks[0].choice, run.upto[stop - 1]),), run.data(start, stop))
+    choice, begins = run.marks[0].choice, 0 if start else run.marks[0].begins
+    return Chunk(raw, (Mark(choice, run.upto[stop - 1], begins=begins),), run.data(start, stop))
 
 
 def position_after(position: int, beginnings: Sequence[int] = (0,)) -> int:

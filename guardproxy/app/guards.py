@@ -180,6 +180,7 @@ def traits(settings: Settings) -> GuardTraits:
         images=image_reading(settings),
         has_model=any(not is_finder(guard) for guard in single_guards(settings)),
         tells_canaries=_tells_canaries(settings),
+        timeout_s=max(guard.timeout_s for guard in single_guards(settings)),
     )
 
 

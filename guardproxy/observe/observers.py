@@ -52,6 +52,7 @@ class Receipt:
 
 # Not the process that the texts of requests wait for: records must not wait behind them.
 _APART = Apart()
+_MASKING_S = 30.0  # it takes 0.4 s for a million characters
 
 
 class _PendingRecord:
@@ -72,7 +73,9 @@ class _PendingRecord:
         """Mask a record with a long text in another process, if one can do it."""
         if self._masked is None and self._personal is None and self.characters > MEDIUM // 2:
             with suppress(GuardUnavailable):  # then the thread does it
-                self._masked = await _APART.computed(2 * self.characters, masked_record, self._record, self._rule)
+                self._masked = await _APART.computed(
+                    _MASKING_S, 2 * self.characters, masked_record, self._record, self._rule
+                )
 
     def masked(self) -> Record:
         # Two threads may mask a record at the same time: they find the same.

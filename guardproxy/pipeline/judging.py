@@ -76,7 +76,7 @@ class Judging:
         self.images = Images(traits.images)
         self._exclusions = exclusions or Exclusions()
         self._reads = reads
-        self._views = views or MessageViews()
+        self._views = views or MessageViews(traits.timeout_s)
         self._known = KnownTurns()
         self._recorder = Recorder(observers, metrics, conversations or Conversations())
         self._metrics = metrics

@@ -11,7 +11,7 @@ from guardproxy.views import GrowingViews, Views, apart, joined, may_have_apart,
 _KEPT_CHARACTERS = 4096
 _ALL_CHARACTERS = 8 * 1024 * 1024
 
-# One process for all long texts: they wait for each other, and short ones for none of them.
+# The same processes for all long texts: they wait for each other, and short ones for none of them.
 _APART = Apart()
 
 _NONE: tuple[str, ...] = ()
@@ -19,9 +19,13 @@ _Key = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
 class MessageViews:
-    """Computes views. Clients send the whole conversation with every turn, so the views of its texts are kept."""
+    """Computes views. Clients send the whole conversation with every turn, so the views of its texts are kept.
 
-    def __init__(self, apart: Apart = _APART) -> None:
+    A check may take `timeout_s` seconds, the views of a long text included.
+    """
+
+    def __init__(self, timeout_s: float, apart: Apart = _APART) -> None:
+        self._timeout_s = timeout_s
         self._apart = apart
         self._kept: OrderedDict[_Key, Views] = OrderedDict()
         self._characters = 0
@@ -37,8 +41,8 @@ class MessageViews:
         """Return the views by the methods `names` of a message, with the joined texts of its parts.
 
         Unless `by_part` is false, each part is a view as well: false for messages whose parts are judged anyway. A
-        message that grows is read from where it was read before, if that is known. Raises GuardUnavailable or
-        Overloaded if a long text cannot be read.
+        message that grows is read from where it was read before, if that is known. Raises GuardUnavailable,
+        Overloaded or JudgingTooLong if a long text cannot be read in time.
         """
         text, forms, parts = message.text, _NONE, _NONE
         if len(message.parts) > 1 or message.arrived:
@@ -52,7 +56,7 @@ class MessageViews:
             return await computed(left, growing.of, text, forms, names, parts)
         size = len(text) + sum(map(len, forms)) + sum(map(len, parts))
         if growing is not None or size > _KEPT_CHARACTERS:
-            return await self._apart.computed(2 * size, views_of, text, forms, names, parts)
+            return await self._apart.computed(self._timeout_s, 2 * size, views_of, text, forms, names, parts)
         key = (text, forms, names, parts)
         if (views := self._kept.get(key)) is not None:
             self._kept.move_to_end(key)

@@ -30,7 +30,7 @@ class GuardTraits:
     `reaches` has the categories of which it looks for patterns, with how far these reach. `reads_tools`: it has a guard
     of its own for the results of tools. Without `has_model`, it knows only what is listed. Without `images`, it reads
     text only. `tells_canaries`: it takes the canaries for harm, which they need not be by a policy text of the
-    operator's.
+    operator's. A check may take `timeout_s` seconds.
     """
 
     reaches: Mapping[str, Reach] = field(default_factory=dict)
@@ -38,6 +38,7 @@ class GuardTraits:
     has_model: bool = True
     images: ImageReading | None = None
     tells_canaries: bool = True
+    timeout_s: float = 30.0
 
 
 ORDINARY = GuardTraits()

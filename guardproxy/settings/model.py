@@ -121,7 +121,8 @@ class GuardSettings:
     """What it is shown: `[text, image]` shows it the images that stand in a request or a reply as data, if it is a
     service that reads images."""
     timeout_s: Seconds = 30.0
-    """Seconds that a check may take, including its wait, before the guard counts as failed."""
+    """Seconds that a check may take, including its wait, before the guard counts as failed; a text that itself takes
+    longer is refused (413)."""
     max_wait_s: Seconds = 2.0
     """A check that others would delay by more than these seconds is refused at once, as overload."""
     max_batch_tokens: Count | None = None

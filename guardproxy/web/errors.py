@@ -3,6 +3,7 @@
 import math
 
 from guardproxy.errors import (
+    AuditUnavailable,
     GuardproxyError,
     GuardUnavailable,
     JudgingTooLong,
@@ -53,13 +54,15 @@ def retry_after(error: GuardproxyError) -> Headers:
 def told(error: GuardproxyError, request_id: str) -> str:
     """What the client is told of an error.
 
-    Why an upstream's answer cannot be read, and how a guard failed, is only logged: the first may quote text that was
-    not judged, the second names the operator's services.
+    Why an upstream's answer cannot be read, how a guard failed, and how the audit did, is only logged: the first may
+    quote text that was not judged, the others name the operator's services.
     """
     if isinstance(error, UpstreamUnreadable):
         return f"the upstream's answer cannot be read, so it cannot be judged; see request {request_id} in the log"
     if isinstance(error, GuardUnavailable) and not isinstance(error, Overloaded | JudgingTooLong):
         return f"the guard is unavailable, so nothing was judged; repeat the request later ({request_id})"
+    if isinstance(error, AuditUnavailable):
+        return f"the audit cannot be written, so nothing is answered; repeat the request later ({request_id})"
     return str(error)
 
 

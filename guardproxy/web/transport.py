@@ -8,7 +8,9 @@ from typing import Final
 
 import aiohttp
 import httpx
+from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.tracing import Trace
 from httpx_aiohttp import AiohttpTransport
 
 from guardproxy.errors import UpstreamUnreadable
@@ -20,6 +22,28 @@ MALFORMED: Final = (aiohttp.ClientError, HttpProcessingError, ValueError)
 _IDLE_S: Final = 4.0
 # A body of more bytes is written in slices of this size, so that writing it does not block other requests.
 SLICE: Final = 1 << 18
+
+
+class _Silent(aiohttp.BaseConnector):
+    """Reuses no connection on which something came while it was idle: the next client would get that for its answer."""
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        """A connection from the pool, or a new one."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
+
+
+class _TcpConnector(_Silent, aiohttp.TCPConnector):
+    pass
+
+
+class _UnixConnector(_Silent, aiohttp.UnixConnector):
+    pass
 
 
 async def notice_closed() -> None:
@@ -111,8 +135,8 @@ def aiohttp_transport(
 
     def connector() -> aiohttp.BaseConnector:
         if uds is not None:
-            return aiohttp.UnixConnector(uds, limit=max_connections, keepalive_timeout=_IDLE_S)
-        return aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=_IDLE_S, ssl=context)
+            return _UnixConnector(uds, limit=max_connections, keepalive_timeout=_IDLE_S)
+        return _TcpConnector(limit=max_connections, keepalive_timeout=_IDLE_S, ssl=context)
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

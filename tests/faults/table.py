@@ -299,7 +299,16 @@ PROCESS: Final = (
         _GUARD_CODE,
         records=_NOT_JUDGED,
         metrics=_GUARD_ERROR,
-        note="the next long text starts another one; the same answer comes if one takes longer than 30 s",
+        note="the next long text starts another one",
+    ),
+    Fault(
+        "reading",
+        "reads a long text in a process of its own, which takes longer than `guard.timeout_s`",
+        413,
+        "request_too_large",
+        records=_NOT_JUDGED,
+        metrics=('guard_refused_total{reason="too_long"}', *_failure("request_too_large")),
+        note="the process is ended; other long texts are read meanwhile",
     ),
     Fault(
         "stop-start",

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 
 import httpx
 import pytest
@@ -26,6 +27,9 @@ from tests.kit import until
 FAULTS = {fault.name: fault for fault in PROCESS}
 CLIENTS = 12
 YEARS_S = 10 * 365 * 86_400
+TIMEOUT_S = 3  # `guard.timeout_s`
+BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+SLOW = " ".join("".join(Random(number).choices(BASE58, k=40)) for number in range(12_000))  # half a minute of views
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")  # Debian's package `libfaketime`
 
 
@@ -59,9 +63,8 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, upstream: RawUpstream, guard
 
 def test_the_process_of_long_texts_is_killed(proxy: Proxy) -> None:
     """Its text counts as one that the guard could not judge; the next one is judged by another process."""
-    long = " ".join(f"4{number:039d}" for number in range(8000))  # each word may be an encoding: some seconds of work
     with watched(proxy, FAULTS["reader"]) as seen, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(proxy.post, ask("fine", long))
+        waiting = pool.submit(proxy.post, ask("fine", SLOW))
         first = until(lambda: [one for one in readers(proxy) if _cpu_s(one) > 0.5], "no process")
         assert not waiting.done()
         for number in first:
@@ -71,6 +74,24 @@ def test_the_process_of_long_texts_is_killed(proxy: Proxy) -> None:
         again = readers(proxy)
         assert again
         assert not set(first) & set(again)
+
+
+def test_a_long_text_takes_too_long_to_read(proxy: Proxy) -> None:
+    """Twice, and all the while other clients' texts are read, which are long as well, but not as long."""
+    proxy.post(ask("fine", "a long way " * 6500))  # starts their process
+    with watched(proxy, FAULTS["reading"]) as seen, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(proxy.post, ask("fine", SLOW)) for _ in range(2)]
+        beside = 0
+        while not all(one.done() for one in waiting):
+            assert proxy.post(ask("fine", "a long way " * 6500)).status == 200  # within the time of a check
+            beside += 1
+        assert beside
+        answers = [one.result() for one in waiting]
+        # The second of one client has waited for the first; whom others have kept waiting may come again.
+        assert sorted(answer.status for answer in answers) in ([413, 413], [413, 503])
+        seen.answered(next(answer for answer in answers if answer.status == 413))
+        until(lambda: all(_cpu_s(one) < TIMEOUT_S for one in readers(proxy)), "the process goes on")
+        assert proxy.post(ask("fine", "a long way " * 30_000)).status == 200
 
 
 def test_descriptors_run_out(proxy: Proxy) -> None:

@@ -244,7 +244,7 @@ def test_results_keep_the_order_of_the_calls() -> None:
 def test_a_long_text_that_cannot_be_read_is_not_judged() -> None:
     """The process that computes its views may not start, or end: a failure of the guard, which is not asked."""
     guard = WordGuard({})
-    broken = MessageViews(Apart((sys.executable, "-c", "pass")))
+    broken = MessageViews(30, Apart((sys.executable, "-c", "pass")))
     metrics = Metrics(CollectorRegistry())
     observers = Observers({"list": ListSink()}, metrics=metrics, text="full", required=True)
     judges = Judging(guard, observers, metrics, {}, views=broken)

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -429,3 +429,36 @@ def test_an_idle_connection_is_kept_for_less_than_servers_keep_it(pause_s: float
     with keeping_server(idle_s=20) as (url, counts):
         asyncio.run(run(url))
     assert counts == expected
+
+
+def test_what_came_on_an_idle_connection_is_nobody_s_answer() -> None:
+    """An upstream sends another answer behind a whole one: the next client gets its own, on a new connection."""
+
+    async def run() -> list[bytes]:
+        asked, unasked = 0, asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal asked
+            with closing(writer):
+                while await reader.read(1 << 16):
+                    asked += 1
+                    for word in (b"%d", b"%d again"):
+                        body = word % asked
+                        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+                        await writer.drain()
+                        await unasked.wait()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        upstream = Upstreams([Upstream(f"http://127.0.0.1:{port}")])
+        bodies: list[bytes] = []
+        for _ in range(2):
+            async with upstream.send(upstream.plan("", "openai_chat"), POST) as response:
+                bodies.append(b"".join([chunk async for chunk in response.chunks()]))
+            unasked.set()
+            await asyncio.sleep(0.1)  # until the second answer is there: nothing tells that it has come
+        await upstream.aclose()
+        server.close()
+        return bodies
+
+    assert asyncio.run(run()) == [b"1", b"2"]

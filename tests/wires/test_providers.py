@@ -206,6 +206,8 @@ def test_copies_that_leave_a_piece_out_are_judged() -> None:
     pieces = [{"reasoning": "Do ", "reasoning_details": [detail("Do ")]}, {"reasoning": "not "}]
     last = {"reasoning": "go.", "reasoning_details": [detail("go.")]}
     assert judged([*pieces, last])["reasoning_details[0].text"] == "Do go."
+    in_a_list = {"content": [{"type": "text", "text": "x"}], "reasoning_details": [detail("go.")]}
+    assert judged([pieces[0], in_a_list])["reasoning_details[0].text"] == "Do go."
     turns = [
         {"reasoning": text, "reasoning_details": [detail(text, n % 2)]} for n, text in enumerate(["Do ", "not ", "go."])
     ]

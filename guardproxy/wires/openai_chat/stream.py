@@ -57,11 +57,11 @@ class ChatStream(openai.ChoicesStream):
         """Read the delta of a choice; return whether the chunk must wait for the verdict on the whole choice."""
         builder = state.builder
         read_fields(builder, choice, path, REPLY_CHOICE)
-        delta = choice.get("delta") or {}
+        delta = self._without_copies(state, choice.get("delta") or {}, f"{path}.message")
         if isinstance(delta, dict) and isinstance(delta.get("content"), list):
             delta = _read_list(builder, delta, f"{path}.message")
         else:
-            object_with(DELTA)(builder, self._without_copies(state, delta, f"{path}.message"), f"{path}.message")
+            object_with(DELTA)(builder, delta, f"{path}.message")
         read_whole_message(builder, choice.get("message"), f"{path}.message")
         for place, call in enumerate(delta.get("tool_calls") or ()):
             if isinstance(call.get("id"), str) and is_identifier(call["id"]):
