@@ -4,21 +4,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from guardproxy.frozen import frozen
-from guardproxy.images import ImageBounds
+from guardproxy.images import ImageBounds, InlineImage
 from guardproxy.ports import Family, Reading
 from guardproxy.types import Check, Taxonomy, Verdict
 
 
 @frozen
 class Question:
-    """A chat that asks for a label. `options` are further fields of the call's body, such as the form of the answer."""
+    """A chat that asks for a label. `options` are further fields of the call's body, such as the form of the answer.
 
-    messages: tuple[tuple[Literal["system", "user"], str], ...]
+    The last message of the user shows the `image`. `line` is the beginning of a line of the answer whose word is read
+    with its probabilities: `safe` or `unsafe`. If it is empty, only the text of the answer is read.
+    """
+
+    messages: tuple[tuple[Literal["system", "user", "assistant"], str], ...]
     options: Mapping[str, Any]
+    image: InlineImage | None = None
+    line: str = ""
+
+
+@frozen
+class ChatAnswer:
+    """The whole text of an answer, and P(safe) and P(unsafe) of the word in the question's `line`, if it has one."""
+
+    text: str
+    reading: Reading | None = None
 
 
 class LabelFamily(Protocol):
-    """How a model that is given a policy text is asked for a label, and how its answer is read. Pure.
+    """How a model on a server is asked for a label in a chat, and how its answer is read. Pure.
 
     A text of more than `limit` characters is judged in windows. An answer has at most `tokens` tokens, its reasoning
     included. The version of `taxonomy` covers the policy text and everything else that a verdict depends on.
@@ -31,8 +45,8 @@ class LabelFamily(Protocol):
     def ask(self, check: Check) -> Question:
         """The question about the last message of a conversation, which has at most `limit` characters."""
 
-    def parse(self, check: Check, answer: str, guard: str) -> Verdict:
-        """The verdict, of labels, from the text of the whole answer. Raises Unintelligible if it is none."""
+    def parse(self, check: Check, answer: ChatAnswer, guard: str) -> Verdict:
+        """The verdict from the whole answer. Raises Unintelligible if it is none."""
 
 
 @frozen

@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from guardproxy.app.engine_link import EngineConnection
 from guardproxy.app.finders import open_finder, reaches, single_guards
 from guardproxy.app.images import image_reading, seeing
-from guardproxy.app.kinds import gives_labels, has_model, is_finder, is_remote, runs_model
+from guardproxy.app.kinds import answers_in_chat, gives_labels, has_model, is_finder, is_remote, runs_model
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
-from guardproxy.app.replicas import completions_guard, label_guard, replica_guard
+from guardproxy.app.replicas import chat_guard, completions_guard, replica_guard
 from guardproxy.errors import ConfigError
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, ByLanguage, ByRole, Cascade
@@ -79,7 +79,7 @@ def reads_label_lists(settings: Settings) -> bool:
     families = [
         open_family(member.guard.family, member.guard.options, member.taxonomy)
         for member in _described(settings).values()
-        if has_model(member.guard) and not gives_labels(member.guard)
+        if has_model(member.guard) and not answers_in_chat(member.guard)
     ]
     prompts = [prompt for family in families for prompt in family.render(_SAMPLE_CHECK)]
     return any(isinstance(prompt.readout, LabelList) for prompt in prompts)
@@ -142,7 +142,7 @@ def _open(
         return _open_model(name, member, floor, data_dir)
     family = open_family(guard.family, guard.options, member.taxonomy)
     if guard.runner == "openai":
-        open_guard = label_guard if gives_labels(guard) else completions_guard
+        open_guard = chat_guard if answers_in_chat(guard) else completions_guard
         return open_guard(name, guard, family, floor)
     if is_remote(guard):
         return replica_guard(name, guard, family.taxonomy, floor)

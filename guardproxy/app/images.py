@@ -4,7 +4,7 @@ from functools import reduce
 from importlib.util import find_spec
 from typing import Literal
 
-from guardproxy.app.kinds import is_finder
+from guardproxy.app.kinds import answers_in_chat, is_finder
 from guardproxy.families import REGISTRY, SERVICES
 from guardproxy.images import ImageBounds
 from guardproxy.pipeline.traits import ImageReading
@@ -22,7 +22,8 @@ def image_bounds(guard: GuardSettings, taxonomy: Taxonomy | None) -> ImageBounds
         return None
     family = load(guard.family, REGISTRY, "family")(taxonomy=taxonomy, **guard.options)
     # A model reads images on a server, and there only in a chat.
-    if guard.runner != "http" and isinstance(family, ChatImageFamily) != (guard.runner == "openai"):
+    reads_in_chat = answers_in_chat(guard) or isinstance(family, ChatImageFamily)
+    if guard.runner != "http" and reads_in_chat != (guard.runner == "openai"):
         return None
     bounds: ImageBounds | None = getattr(family, "image_bounds", None)
     return bounds

@@ -24,6 +24,11 @@ def gives_labels(guard: GuardSettings) -> bool:
     return guard.family in families.LABELS
 
 
+def answers_in_chat(guard: GuardSettings) -> bool:
+    """Whether the guard's model is asked in the chat of a server, and answers in words."""
+    return guard.family in families.CHATS
+
+
 def is_remote(guard: GuardSettings) -> bool:
     """Whether replicas judge."""
     return guard.runner != "local"
@@ -36,12 +41,13 @@ def runs_model(guard: GuardSettings) -> bool:
 
 def label_note(settings: Settings) -> str:
     """What `validate` says of guards that answer with labels; empty if there is none."""
-    named = [name for name, member in settings.members.items() if gives_labels(member.guard)]
-    if not settings.members and gives_labels(settings.guard):
-        named = [settings.guard.model]
+    guards = {name: member.guard for name, member in settings.members.items()} or {settings.guard.model: settings.guard}
+    named = [name for name, guard in guards.items() if answers_in_chat(guard)]
     if not named:
         return ""
+    which = "" if any(gives_labels(guards[name]) for name in named) else " of categories"
+    what = f"labels{which}, 0 or 1, and no probability"
     return (
-        f"guard {', '.join(named)}: gives labels, 0 or 1, and no probability; for its verdicts every threshold above 0 "
+        f"guard {', '.join(named)}: gives {what}; for {'these' if which else 'its verdicts'} every threshold above 0 "
         "means the same, and the most severe rule of a category holds"
     )

@@ -5,7 +5,7 @@ import ssl
 from guardproxy.engine.tokenizer_files import load_tokenizer
 from guardproxy.errors import ConfigError
 from guardproxy.guards.completions.api import CompletionsApi
-from guardproxy.guards.completions.chat import ChatLink
+from guardproxy.guards.completions.chat import ChatLink, ChatOptions
 from guardproxy.guards.completions.link import CompletionsLink, CompletionsOptions, ModelTokenizer
 from guardproxy.guards.http_calls import HttpCalls
 from guardproxy.guards.replica_http import UNIX, HttpLink, base_of
@@ -58,14 +58,16 @@ def completions_guard(name: str, guard: GuardSettings, family: Family, floor: fl
     return ReplicaGuard(name, family.taxonomy, links, asking, floor=floor)
 
 
-def label_guard(name: str, guard: GuardSettings, family: LabelFamily, floor: float) -> ReplicaGuard:
-    """A guard whose model answers with labels on the servers in `guard.replicas`. Raises ConfigError as the others."""
-    replicas = _replicas(name, guard)
+def chat_guard(name: str, guard: GuardSettings, family: LabelFamily, floor: float) -> ReplicaGuard:
+    """A guard whose model answers in words on the servers in `guard.replicas`. Raises ConfigError as the others."""
+    replicas, completions = _replicas(name, guard), guard.completions or CompletionsSettings()
+    options = ChatOptions(
+        calls=min(_CALLS, replicas.max_connections), top=completions.logprobs, uncertainty=completions.uncertainty
+    )
 
     def link(url: str) -> ChatLink:
         calls, prefix = _model_server(url, replicas)
-        open_calls = min(_CALLS, replicas.max_connections)
-        return ChatLink(url, name, family, calls=calls, model=guard.model, prefix=prefix, open_calls=open_calls)
+        return ChatLink(url, name, family, calls=calls, model=guard.model, prefix=prefix, options=options)
 
     links = [link(url) for url in replicas.urls]
     return ReplicaGuard(name, family.taxonomy, links, _options(guard, replicas), floor=floor)

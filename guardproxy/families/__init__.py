@@ -12,6 +12,8 @@ FINDERS = frozenset({PATTERNS, PII})
 SERVICES = frozenset({"azure_content_safety", "openai_moderation", "perspective"})
 # Families of models that are given a policy text and answer with a label, on a server: they give no probability.
 LABELS = frozenset({"gpt_oss_safeguard", "policy_text"})
+# Families whose models are asked in the chat of a server and answer in words.
+CHATS = LABELS | {"nemotron"}
 
 REGISTRY: dict[str, str] = {
     "azure_content_safety": "guardproxy.families.azure_content_safety:open_family",
@@ -19,6 +21,7 @@ REGISTRY: dict[str, str] = {
     "gpt_oss_safeguard": "guardproxy.families.gpt_oss_safeguard:open_family",
     "granite_guardian": "guardproxy.families.granite_guardian:open_family",
     "llama_guard": "guardproxy.families.llama_guard:open_family",
+    "nemotron": "guardproxy.families.nemotron:open_family",
     "openai_moderation": "guardproxy.families.openai_moderation:open_family",
     "patterns": "guardproxy.families.patterns:open_family",
     "pii": "guardproxy.families.pii:open_family",

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 from guardproxy.errors import Unintelligible
 from guardproxy.families.markers import injections
 from guardproxy.families.shared import OptionErrors, adapt, dialogue, one_of
-from guardproxy.questions import Question
+from guardproxy.questions import ChatAnswer, Question
 from guardproxy.types import Category, Check, Finding, Taxonomy, Verdict
 
 Form = Literal["json_schema", "json_object", "none"]
@@ -99,10 +99,10 @@ class PolicyText:
             options["response_format"] = _response_format(self.form, self.taxonomy)
         return Question((("system", self.system), ("user", user)), options)
 
-    def parse(self, check: Check, answer: str, guard: str) -> Verdict:
+    def parse(self, check: Check, answer: ChatAnswer, guard: str) -> Verdict:
         """Return the verdict of a JSON object. Raises Unintelligible for anything else, and for contradictions."""
         known = [category.id for category in self.taxonomy.categories]
-        violation, named, rationale = _fields(answer)
+        violation, named, rationale = _fields(answer.text)
         if unknown := [name for name in named if name not in known]:
             raise Unintelligible(f"the answer names {len(unknown)} categories that the taxonomy does not have")
         if bool(violation) != bool(named):

@@ -8,6 +8,8 @@ from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 FAMILIES: Final = ("gpt_oss_safeguard", "policy_text")
 """The families whose models are given a policy text and answer with a label."""
+CHATS: Final = (*FAMILIES, "nemotron")
+"""The families whose models are asked in the chat of a server and answer in words."""
 _MOST_BYTES: Final = 100_000
 
 
@@ -15,6 +17,12 @@ def gives_labels(guard: Node) -> bool:
     """Whether a guard answers with labels."""
     family = guard.get("family")
     return family is not None and family.text() in FAMILIES
+
+
+def answers_in_chat(guard: Node) -> bool:
+    """Whether a guard's model is asked in the chat of a server."""
+    family = guard.get("family")
+    return family is not None and family.text() in CHATS
 
 
 def read_policy_texts(root: Node, folder: Path) -> list[Problem]:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from guardproxy import families
 from guardproxy.errors import ConfigError, Unintelligible
 from guardproxy.families import gpt_oss_safeguard, policy_text
-from guardproxy.settings.policy_texts import FAMILIES
+from guardproxy.questions import ChatAnswer
+from guardproxy.settings.policy_texts import CHATS, FAMILIES
 from guardproxy.types import Category, Check, Conversation, Message, Part, Taxonomy
 from tests.guards.chat_kit import POLICY, said
 from tests.guards.kit import check_of
@@ -30,6 +31,7 @@ def user_message(text: str) -> str:
 def test_the_families_are_those_that_the_settings_know():
     """Both rooms name the same families."""
     assert set(FAMILIES) == families.LABELS
+    assert set(CHATS) == families.CHATS
 
 
 def test_the_policy_stands_in_the_system_message_and_the_text_in_the_users():
@@ -83,14 +85,14 @@ def test_texts_without_brackets_are_asked_as_they_are():
 
 def test_an_answer_becomes_labels():
     """Every category has a label, and the reason is kept; no number but 0 and 1 appears."""
-    verdict = FAMILY.parse(BAD, said("guns_illegal_weapons"), "reasoner")
+    verdict = FAMILY.parse(BAD, ChatAnswer(said("guns_illegal_weapons")), "reasoner")
     assert (verdict.unsafe, verdict.kind, verdict.rationale) == (1.0, "label", "It asks for a bomb.")
     assert {one.category: one.probability for one in verdict.findings} == {
         one.id: float(one.id == "guns_illegal_weapons") for one in FAMILY.taxonomy.categories
     }
     assert {one.kind for one in verdict.findings} == {"label"}
     assert verdict.leftover == verdict.outside == 0.0
-    safe = FAMILY.parse(BAD, said(rationale=""), "reasoner")
+    safe = FAMILY.parse(BAD, ChatAnswer(said(rationale="")), "reasoner")
     assert {safe.unsafe, *(one.probability for one in safe.findings)} == {0.0}
 
 
@@ -127,7 +129,7 @@ def test_an_answer_becomes_labels():
 def test_anything_else_is_no_label(answer):
     """What is not one whole and consistent object never counts as safe, and the error does not quote it."""
     with pytest.raises(Unintelligible) as failure:
-        FAMILY.parse(BAD, answer, "reasoner")
+        FAMILY.parse(BAD, ChatAnswer(answer), "reasoner")
     assert "cannot help" not in str(failure.value)
 
 
@@ -135,12 +137,12 @@ def test_anything_else_is_no_label(answer):
 def test_no_text_makes_a_label_by_itself(answer):
     """The parser fails in one way only."""
     with pytest.raises(Unintelligible):
-        FAMILY.parse(BAD, answer, "reasoner")
+        FAMILY.parse(BAD, ChatAnswer(answer), "reasoner")
 
 
 def test_a_long_rationale_says_that_it_is_cut():
     """Nothing is cut silently."""
-    verdict = FAMILY.parse(BAD, said("violence_hate", rationale="x" * 5_000), "reasoner")
+    verdict = FAMILY.parse(BAD, ChatAnswer(said("violence_hate", rationale="x" * 5_000)), "reasoner")
     assert verdict.rationale == "x" * 2_000 + "… (3,000 more characters)"
 
 
@@ -182,4 +184,4 @@ def test_own_categories_are_asked_for():
         policy=POLICY, taxonomy=Taxonomy("mine", (Category("spam", "Spam", "Unasked advertising"),))
     )
     assert '- "spam": Spam. Unasked advertising' in family.ask(BAD).messages[0][1]
-    assert family.parse(BAD, said("spam"), "g").taxonomy == f"mine@{family.taxonomy.version}"
+    assert family.parse(BAD, ChatAnswer(said("spam")), "g").taxonomy == f"mine@{family.taxonomy.version}"

@@ -34,6 +34,17 @@ OPINION = CASCADE.replace("guard: {cascade: {first: embedded, second: reasoner, 
     "audit: {second_opinion: reasoner}\n"
 )
 
+NEMOTRON = """
+version: 1
+guard:
+  family: nemotron
+  model: nvidia/Nemotron-3-Content-Safety
+  runner: openai
+  replicas: {urls: ["http://127.0.0.1:8000"]}
+  reads: [text, image]
+policies: {default: {unsafe: {block: 0.5}}}
+"""
+
 
 def loaded(folder: Path, text: str, policy: str = "No bombs.") -> Settings:
     """The settings of a file beside a policy text."""
@@ -101,6 +112,11 @@ def test_a_policy_of_ones_own_may_find_the_canaries_harmless(tmp_path: Path) -> 
             ),
             "guard.mean: cannot be formed",
         ),
+        (NEMOTRON.replace("openai\n", "local\n"), "guard.runner: must be openai"),
+        (
+            NEMOTRON.replace("reads", "completions: {tokenizer: x}\n  reads"),
+            "guard.completions.tokenizer: has no effect",
+        ),
         (OPINION.replace("second_opinion: reasoner", "second_opinion: raesoner"), "unknown guard 'raesoner'"),
         (OPINION.replace("audit: {second_opinion: reasoner}\n", ""), "audit.second_opinion, or remove it"),
         (OPINION.replace("effort: low", "effort: 3"), "guards.reasoner.options.effort: must be"),
@@ -119,3 +135,10 @@ def test_a_policy_text_has_bounds(tmp_path: Path, policy: str, problem: str) -> 
     """An empty one would leave the judgement to the model."""
     with pytest.raises(ConfigError, match=problem):
         loaded(tmp_path, GUARD, policy)
+
+
+def test_a_guard_with_labels_of_categories_alone_says_so(tmp_path: Path) -> None:
+    """P(unsafe) of such a guard is a probability, and it reads images where its settings say so."""
+    settings = loaded(tmp_path, NEMOTRON)
+    assert "nvidia/Nemotron-3-Content-Safety: gives labels of categories, 0 or 1" in label_note(settings)
+    assert traits(settings).images is not None

@@ -11,7 +11,7 @@ from guardproxy.settings.checks.patterns import FAMILY, PII, finders
 from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.model import EMBEDDED, EMBEDDED_PARTS, MULTILINGUAL, Document
-from guardproxy.settings.policy_texts import gives_labels
+from guardproxy.settings.policy_texts import answers_in_chat
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
 
@@ -206,12 +206,12 @@ def _single_guard(path: SettingPath, guard: Node, catalogue: Catalogue) -> Itera
         yield from replicas.remote(path, guard)
     elif name in catalogue.services:
         yield from _service(path, guard, name, has_public_address=catalogue.services[name])
-    elif name in catalogue.families and not gives_labels(guard):
+    elif name in catalogue.families and not answers_in_chat(guard):
         yield from _local_model(path, guard, name)
     yield from replicas.replicas(path, guard)
     service = f"the family {name} is a service" if name in catalogue.services else ""
     classifier = f"the family {name} reads classifiers" if name == _EMBEDDED_FAMILY else ""
-    yield from replicas.completions(path, guard, no_model=service or classifier, labels=gives_labels(guard))
+    yield from replicas.completions(path, guard, no_model=service or classifier, chat=answers_in_chat(guard))
     device = guard.get("device")
     if device and device.text() and not _DEVICE.fullmatch(device.text() or ""):
         yield Problem(device.position, (*path, "device"), "must be auto, cpu, cuda or cuda:N")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from guardproxy.settings.checks import tls
 from guardproxy.settings.checks.upstream import url_error
+from guardproxy.settings.policy_texts import gives_labels
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 _LOCAL = "local"
@@ -62,21 +63,26 @@ def replicas(path: SettingPath, guard: Node) -> Iterator[Problem]:
         yield Problem(longest.position, (*path, "replicas", "eject", "longest_s"), message)
 
 
-def completions(path: SettingPath, guard: Node, *, no_model: str, labels: bool) -> Iterator[Problem]:
+def completions(path: SettingPath, guard: Node, *, no_model: str, chat: bool) -> Iterator[Problem]:
     """The mistakes of the guard at `path` in what the runner `openai` needs.
 
-    `no_model` says why the family has no model that such a server could run; it is empty if it has one. With `labels`
-    the model answers in words.
+    `no_model` says why the family has no model that such a server could run; it is empty if it has one. With `chat`
+    the model is asked in a chat.
     """
     section, model = guard.get("completions"), guard.get("model")
-    if labels and not is_remote(guard):
+    if chat and not is_remote(guard):
         node = guard.get("runner") or guard.get("family") or guard
         message = "must be openai, with replicas: the model answers in words, which a server with a chat API generates"
         yield Problem(node.position, (*path, "runner"), message)
-    if labels and section and section.value is not None:
+    if gives_labels(guard) and section and section.value is not None:
         message = "has no effect, because no token's probability is read; remove it"
         yield Problem(section.key_position, (*path, "completions"), message)
         return
+    for key in ("tokenizer", "context_tokens") if chat else ():
+        option = section.get(key) if section else None
+        if option and option.value is not None:
+            message = "has no effect, because the server's chat makes the prompt; remove it"
+            yield Problem(option.key_position, (*path, "completions", key), message)
     if not is_openai(guard):
         if section and section.value is not None:
             message = "has no effect without runner: openai; set that or remove this"
