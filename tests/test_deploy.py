@@ -263,6 +263,13 @@ def test_the_scaling_reads_metrics_that_exist() -> None:
     assert jobs == {rule["replacement"] for rule in endpoint["relabelings"] if rule["targetLabel"] == "job"}
 
 
+def test_what_prometheus_does_not_know_ends_no_guards() -> None:
+    """Without an answer about the work nothing is scaled; a quantile of no checks, which is NaN, is removed."""
+    work, wait = (one["metadata"] for one in named("ScaledObject", "guardproxy-guard")["spec"]["triggers"])
+    assert work["ignoreNullValues"] == "false"
+    assert wait["query"].endswith(">= 0")
+
+
 # --- Compose ----------------------------------------------------------------------------------------------------------
 
 

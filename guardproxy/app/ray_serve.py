@@ -23,7 +23,7 @@ from guardproxy.app.serving import log_as_configured
 from guardproxy.errors import ConfigError
 from guardproxy.settings import Settings
 
-_ARGUMENTS = frozenset({"config", "data_dir", "builtin_only"})
+_ARGUMENTS: Mapping[str, type] = {"builtin_only": bool, "config": str, "data_dir": str}
 # What replicas report for the autoscaling: the seconds of work of the checks that wait or run, as the guard's queue
 # estimates them from their tokens.
 _WORK = "guardproxy_guard_expected_seconds"
@@ -35,12 +35,14 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     """The application of the `args` in Serve's file: `config` (a path, on every machine the same), `data_dir`,
     `builtin_only`; each as the option of `guardproxy guard`. Raises ConfigError.
     """
-    unknown = sorted(set(args) - _ARGUMENTS)
+    unknown = sorted(set(args) - set(_ARGUMENTS))
     if unknown:
-        raise ConfigError(f"args: unknown {', '.join(unknown)}; the arguments are {', '.join(sorted(_ARGUMENTS))}")
-    return _DEPLOYMENT.bind(
-        args.get("config"), args.get("data_dir"), builtin_only=bool(args.get("builtin_only", False))
-    )
+        raise ConfigError(f"args: unknown {', '.join(unknown)}; the arguments are {', '.join(_ARGUMENTS)}")
+    for name, kind in _ARGUMENTS.items():
+        if args.get(name) is not None and type(args[name]) is not kind:
+            expected = "true or false" if kind is bool else "a text"
+            raise ConfigError(f"args.{name}: must be {expected}, not {args[name]!r}")
+    return _DEPLOYMENT.bind(args.get("config"), args.get("data_dir"), builtin_only=args.get("builtin_only") or False)
 
 
 class _LoadedService(Service):
@@ -103,8 +105,8 @@ class QueuedWork:
     """
 
     def __init__(self, target_s: float = 0.5) -> None:
-        if target_s <= 0:
-            raise ConfigError(f"target_s must be more than 0 seconds, not {target_s:g}")
+        if type(target_s) not in (int, float) or not 0 < target_s < math.inf:
+            raise ConfigError(f"policy_kwargs.target_s: must be seconds, more than 0, not {target_s!r}")
         self._target_s = target_s
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
 from typing import Any
 
 import structlog
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -76,13 +78,13 @@ def create_app(
     without it, every host is served and pages of other origins are refused. Pages of the origins `cors`, which
     `visitors` must admit, may read what the proxy and MODERATIONS answer.
     """
-    own = Starlette(routes=routes, lifespan=lifespan)
+    own = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _refused})
     return _Front(own, proxy, own_paths, visitors or Visitors(), metrics, cors=cors)
 
 
 def create_admin_app(routes: Sequence[BaseRoute], visitors: Visitors, metrics: Metrics) -> ASGIApp:
     """The application of a listener for operators, which proxies nothing."""
-    own = Starlette(routes=routes)
+    own = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
     return _Front(own, own, (), visitors, metrics)
 
 
@@ -136,6 +138,19 @@ class _Front:
         self._metrics.failed(error.code)
         answer = error_answer(path, error.status, error.code, str(error))
         return Response(answer.body, answer.status, media_type=answer.content_type, headers=_NO_RETRY)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """The error for a path or a method that no endpoint has, as JSON like every other error."""
+    if not isinstance(error, HTTPException):
+        raise error
+    path, headers = request.scope["path"], error.headers or {}
+    message = f"guardproxy has no path {path}"
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        message = f"this path takes {headers.get('Allow', '')}, not {request.method}"
+    code = HTTPStatus(error.status_code).name.lower()
+    answer = error_answer(path, error.status_code, code, message)
+    return Response(answer.body, answer.status, media_type=answer.content_type, headers=headers)
 
 
 def _json(body: Mapping[str, Any], status: int = 200) -> Response:

@@ -22,8 +22,10 @@ from guardproxy.web.call import Call
 from guardproxy.web.reading import check_size
 from guardproxy.wires.shared.body import dumps
 
-BEDROCK = "/guardrail/{id}/version/{version}/apply"
+# The id may be an ARN, which has a slash.
+BEDROCK = "/guardrail/{id:path}/version/{version}/apply"
 _ROLES: Final[Mapping[str, Role]] = {"INPUT": "user", "OUTPUT": "assistant"}
+_SCOPES = (None, "INTERVENTIONS", "FULL")
 _UNITS = (
     "topicPolicyUnits",
     "contentPolicyUnits",
@@ -67,6 +69,8 @@ def message_of(body: Mapping[str, Any], limits: Limits) -> Message:
     role = _ROLES.get(str(body.get("source")))
     if role is None:
         raise Unreadable("must be INPUT or OUTPUT", "source")
+    if body.get("outputScope") not in _SCOPES:
+        raise Unreadable("must be INTERVENTIONS or FULL", "outputScope")
     parts = tuple(_parts(body))
     if not parts:
         raise Unreadable("must be a non-empty list of texts and images", "content")

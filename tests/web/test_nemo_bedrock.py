@@ -119,6 +119,8 @@ def test_bedrock_texts_are_judged_together_and_images_as_the_policy_says() -> No
         {},
         {"source": "BOTH", "content": [{"text": {"text": "x"}}]},
         {"source": "INPUT", "content": []},
+        {"source": "INPUT", "content": [{"text": {"text": "x"}}], "outputScope": "ALL"},
+        {"source": "INPUT", "content": [{"text": {"text": "x"}}], "outputScope": ["FULL"]},
         {"source": "INPUT", "content": "x"},
         {"source": "INPUT", "content": [{"text": "x"}]},
         {"source": "INPUT", "content": [{"text": {"text": 5}}]},

@@ -18,6 +18,7 @@ DEPTH = 200  # levels of nesting; the deepest schemas in use have some forty
 # A whole string. An unterminated string matches up to the end of the body: the scan stays linear.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _STEP = re.compile(r'\.?([^.\[\]]+)|\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]')
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _PLAIN_KEY = re.compile(r"[^.\[\]\"]+")
@@ -42,6 +43,8 @@ def read_json(body: bytes, error: type[Unreadable] = Unreadable, *, halves: bool
     Raises `error` for invalid UTF-8 or JSON, a byte order mark, duplicate keys, NaN, Infinity, numbers out of range
     (1e999, more than DIGITS digits), nesting deeper than DEPTH, and unpaired surrogates unless `halves` are read.
     """
+    if body.startswith(_BYTE_ORDER_MARK):
+        raise error("begins with a byte order mark, which JSON does not have; send it without")
     _check_depth(body, error)
     try:
         value = _STRICT.decode(body.decode())
