@@ -40,7 +40,7 @@ LOADS: Final = (100, 1_000, 10_000, 100_000, 1_000_000)  # guarded turns a minut
 # Measured, by the section of RESULTS.md. An exchange has two guarded turns: the request and its reply.
 EXCHANGE_MS: Final = 1.86  # Overhead: CPU of a whole reply, 16 clients, guard in the process, no store
 STREAM: Final = 11.32 / 2.61  # Overhead: instructions of a stream of 100 frames, times those of a whole reply
-OVER_HTTP: Final = 0.186  # A guard in another process: behind HTTP, of the request
+OVER_HTTP: Final = 0.187  # A guard in another process: behind HTTP, of the request
 RECORDS: Final = 0.320  # What auditing adds to a request: SQLite, full batches, of the request
 GUARD_MS: Final = {  # Engine: the embedded guard on benign ToxicChat, one thread, CPU
     "with AMX, bfloat16": 32.5,

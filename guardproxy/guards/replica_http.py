@@ -30,6 +30,7 @@ UNIX: Final = "unix:"
 # What the guard itself has answered, and not the server in front of it.
 _OF_THE_GUARD: Final = frozenset({GuardUnavailable.code, Overloaded.code, JudgingTooLong.code, Unintelligible.code})
 _TOO_MANY: Final = 429
+_LAST_PORT: Final = 65_535
 # By its value, a server between this process and several replicas can send the checks of a stream to one of them. The
 # name is Ray Serve's (RAY_SERVE_SESSION_ID_HEADER_KEY); others are told it.
 _STREAM_HEADER: Final = b"x-session-id"
@@ -164,6 +165,8 @@ def base_of(url: str) -> httpx.URL:
         raise ConfigError(problem) from error
     if base.scheme not in {"http", "https"} or not base.host or base.query or base.fragment or base.userinfo:
         raise ConfigError(problem)
+    if base.port is not None and not 0 < base.port <= _LAST_PORT:  # the system would take the rest of a division
+        raise ConfigError(f"replica {url!r}: the port must be 1 to {_LAST_PORT}")
     return base
 
 

@@ -405,3 +405,17 @@ def test_what_is_no_address(url: str) -> None:
     """It is a mistake of the configuration."""
     with pytest.raises(ConfigError, match="expected http"):
         base_of(url)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_what_is_no_port(port: str) -> None:
+    """The system would take 99999 for 34463, where another server may listen."""
+    with pytest.raises(ConfigError, match="port must be 1 to 65535"):
+        HttpLink(f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("key", ["", "a\r\nx-session-id: b", "k\u20ac"])
+def test_what_is_no_key(key: str) -> None:
+    """No header can hold it; it never becomes another header."""
+    with pytest.raises(ConfigError, match=r"guard\.replicas\.key"):
+        HttpLink("http://127.0.0.1:9", key=key)
