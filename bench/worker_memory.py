@@ -10,45 +10,27 @@ share, each has a part. Below the table: the memory with the most workers over t
 import argparse
 import asyncio
 import contextlib
-import os
 import re
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.overhead import FRESH, free_port, process, run_load
 from bench.pages import machine
+from bench.workers import started
 
 _CLIENTS = 8
-_START_S = 240.0
 
 
 @contextlib.contextmanager
 def server(workers: int, upstream: str) -> Iterator[tuple[str, int]]:
     """`guardproxy serve` with that many workers; yields its URL and the id of its first process."""
     port = free_port()
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        command = [sys.executable, "-m", "guardproxy", "serve", "--upstream", upstream, "--port", str(port)]
-        log = Path(folder) / "log"
-        with log.open("wb") as output:
-            running = subprocess.Popen(
-                [*command, "--workers", str(workers), "--data-dir", folder],
-                stdout=output,
-                stderr=output,
-                cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-            )
-        stack.callback(running.wait, 60)
-        stack.callback(running.terminate)
-        until = time.monotonic() + _START_S
-        while log.read_text().count('"event": "ready"') < workers:
-            if running.poll() is not None or time.monotonic() > until:
-                sys.exit(f"guardproxy serve with {workers} workers did not start:\n{log.read_text()}")
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}", running.pid
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--upstream", upstream, "--port", str(port), "--workers", str(workers)]
+        with started(options, workers, folder) as pid:
+            yield f"http://127.0.0.1:{port}", pid
 
 
 def processes(pid: int) -> list[int]:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.overhead import WHOLE, free_port, process, run_load
@@ -26,7 +26,7 @@ from bench.pages import machine
 
 CLIENTS = 32
 _PERIOD_US = 20_000
-_START_S = 120.0
+_START_S = 240.0
 _CONFIG = """
 version: 1
 server: {{host: 127.0.0.1, port: {port}, workers: {workers}}}
@@ -74,17 +74,18 @@ def serving(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def server(workers: int, upstream: str, share: float) -> Iterator[str]:
-    """`guardproxy serve` with that many workers, each held to `share` of a core; yields its URL."""
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        config = Path(folder) / "config.yaml"
-        config.write_text(_CONFIG.format(port=port, workers=workers, upstream=upstream))
-        command = [sys.executable, "-m", "guardproxy", "serve", "--config", str(config)]
-        environment = {**os.environ, "GUARDPROXY_DATA": folder}
-        log = Path(folder) / "log"
-        with log.open("wb") as output:
-            running = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=folder)
+def started(options: Sequence[str], workers: int, folder: str) -> Iterator[int]:
+    """`guardproxy serve` with these options, its data and log in `folder`; yields its process id when all are ready."""
+    command = [sys.executable, "-m", "guardproxy", "serve", *options, "--data-dir", folder]
+    log = Path(folder) / "log"
+    with log.open("wb") as output, contextlib.ExitStack() as stack:
+        running = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        )
         stack.callback(running.wait, 60)
         stack.callback(running.terminate)
         until = time.monotonic() + _START_S
@@ -92,7 +93,18 @@ def server(workers: int, upstream: str, share: float) -> Iterator[str]:
             if running.poll() is not None or time.monotonic() > until:
                 sys.exit(f"guardproxy serve with {workers} workers did not start:\n{log.read_text()}")
             time.sleep(0.2)
-        for worker in serving(running.pid) if workers > 1 else [running.pid]:
+        yield running.pid
+
+
+@contextlib.contextmanager
+def server(workers: int, upstream: str, share: float) -> Iterator[str]:
+    """`guardproxy serve` with that many workers, each held to `share` of a core; yields its URL."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        config = Path(folder) / "config.yaml"
+        config.write_text(_CONFIG.format(port=port, workers=workers, upstream=upstream))
+        pid = stack.enter_context(started(["--config", str(config)], workers, folder))
+        for worker in serving(pid) if workers > 1 else [pid]:
             stack.enter_context(held(worker, share))
         yield f"http://127.0.0.1:{port}"
 

@@ -37,7 +37,10 @@ class EngineKeeper:
             began = time.monotonic()
             self._starts += 1
             try:
-                self._process = await asyncio.create_subprocess_exec(*self._command, stdin=asyncio.subprocess.PIPE)
+                # In a group of its own, Ctrl-C does not reach it, which would break into its imports.
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command, stdin=asyncio.subprocess.PIPE, process_group=0
+                )
             except OSError as error:  # there is no memory or no process left, perhaps for a moment
                 log.error("engine_not_started", error=str(error), again_s=pause_s)
             else:

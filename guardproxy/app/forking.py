@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import Pipe
+from multiprocessing import Pipe, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from socket import socket
@@ -45,6 +45,7 @@ class WorkerProcess(Process):
         """
         self.began = time.monotonic()
         _FORKS.set_forkserver_preload([_IMAGE])
+        resource_tracker.ensure_running()  # first: it lets the signals through that are held here
         with _held():
             super().start()
 

@@ -259,6 +259,29 @@ def test_the_process_from_which_workers_fork_is_killed(tmp_path: Path, upstream:
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])
+def test_all_processes_get_a_signal(
+    tmp_path: Path, upstream: RawUpstream, guard: Started, what: signal.Signals
+) -> None:
+    """As from systemd by default, or from a terminal: the workers answer what they have begun, and the parent waits."""
+    with (
+        proxy_process(tmp_path, upstream.url, guard.url, server="workers: 2") as proxy,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        own = until(lambda: workers(proxy, 2), "no workers")
+        asked = len(upstream.asked)
+        waiting = [pool.submit(proxy.post, ask("steady", stream=True)) for _ in range(4)]
+        until(lambda: len(upstream.asked) == asked + 4, "not asked")
+        for one in [*forking(proxy.process.pid), *own, proxy.process.pid]:
+            os.kill(one, what)
+        seen = Watched(proxy, FAULTS["stop"])
+        for one in waiting:
+            seen.answered(one.result(60))
+        assert proxy.process.wait(60) == 0
+        assert not any(Path(f"/proc/{one}").exists() for one in own)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 def test_the_parent_of_workers_is_killed(tmp_path: Path, upstream: RawUpstream, guard: Started) -> None:
     """The workers answer what they have begun, and end: they would keep the port from the next server."""
     with (

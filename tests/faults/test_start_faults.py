@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.stand import ROOT, RULES
 from tests.faults.table import PROCESS
-from tests.kit import children, free_port, until
+from tests.kit import children, forking, free_port, until
 
 TEXT = """\
 version: 1
@@ -92,9 +92,15 @@ def test_the_first_process_of_a_container_is_stopped_while_it_imports(tmp_path: 
 
 
 @pytest.mark.timeout(300)
-def test_workers_are_stopped_while_they_import(tmp_path: Path) -> None:
-    """They serve nothing yet, so they end at once; so does the process of the guard's model."""
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("to_all", [False, True])
+def test_workers_are_stopped_while_they_import(tmp_path: Path, what: signal.Signals, to_all: bool) -> None:
+    """They serve nothing yet, so they end at once; so does the process of the guard's model.
+
+    A terminal sends SIGINT to all processes of its group, which are their parent's.
+    """
     process = started(tmp_path, "serve", workers=2)
     until(lambda: b"Started parent" in (tmp_path / "log").read_bytes(), "it does not start", 200)
-    process.send_signal(signal.SIGTERM)
+    until(lambda: forking(process.pid), "it does not fork")
+    (os.killpg if to_all else os.kill)(process.pid, what)
     ended(process, tmp_path, 0)
