@@ -47,7 +47,7 @@ from guardproxy.guards.replica_http import HttpLink
 from guardproxy.guards.replicas import AskOptions, ReplicaGuard
 from guardproxy.observe import Metrics, Observers, configure_logging
 from guardproxy.observe.observers import PassedRule
-from guardproxy.pipeline import Judging, Pipeline
+from guardproxy.pipeline import GrowingReplies, Judging, Pipeline
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.ports import Guard, Sink, StateKind
 from guardproxy.registry import load
@@ -65,7 +65,7 @@ from guardproxy.web.identities import Identities
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.sample import ReviewSample
-from guardproxy.web.transport import aiohttp_transport, never_sent
+from guardproxy.web.transport import aiohttp_transport
 from guardproxy.web.upstream import Upstream
 
 WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "naps", "in", "the", "sun", ".")
@@ -245,7 +245,7 @@ def guard_http() -> ASGIApp:
         Access(),
         metrics,
     )
-    return CheckApi(parts, lambda: Account("safe", Safe.taxonomy, ("none",), "v"), plain=True)
+    return CheckApi(parts, GrowingReplies(), lambda: Account("safe", Safe.taxonomy, ("none",), "v"), plain=True)
 
 
 @contextlib.contextmanager
@@ -263,7 +263,7 @@ def guard_process(kind: str) -> Iterator[Guard]:
             yield EngineConnection(place).guard("safe", Safe.taxonomy, timeout_s=30, floor=0.0)
             return
         url = f"http://127.0.0.1:{(place / ENGINE).read_text()}"
-        link = HttpLink(url, aiohttp_transport(256, None, trust_env=False), never_sent)
+        link = HttpLink(url)
         yield ReplicaGuard("safe", Safe.taxonomy, [link], AskOptions())
 
 

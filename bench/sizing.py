@@ -40,13 +40,13 @@ LOADS: Final = (100, 1_000, 10_000, 100_000, 1_000_000)  # guarded turns a minut
 # Measured, by the section of RESULTS.md. An exchange has two guarded turns: the request and its reply.
 EXCHANGE_MS: Final = 1.86  # Overhead: CPU of a whole reply, 16 clients, guard in the process, no store
 STREAM: Final = 11.32 / 2.61  # Overhead: instructions of a stream of 100 frames, times those of a whole reply
-OVER_HTTP: Final = 0.796  # A guard in another process: behind HTTP, of the request
+OVER_HTTP: Final = 0.187  # A guard in another process: behind HTTP, of the request
 RECORDS: Final = 0.320  # What auditing adds to a request: SQLite, full batches, of the request
 GUARD_MS: Final = {  # Engine: the embedded guard on benign ToxicChat, one thread, CPU
     "with AMX, bfloat16": 32.5,
     "without AMX, float32": 56.5,
 }
-GUARD_MB, PROXY_MB, PARENT_MB = 1020, 102, 96  # A guard in another process: engine, worker, parent
+GUARD_MB, PROXY_MB, PARENT_MB = 1020, 59, 169  # A guard in another process: worker, parent and what it forks from
 GUARD_CORES: Final = 2  # of a replica: as many as all measurements had
 BUSY: Final = 0.6  # of the time, so that a turn seldom waits
 

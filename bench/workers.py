@@ -62,10 +62,15 @@ def held(pid: int, share: float) -> Iterator[None]:
         group.rmdir()
 
 
-def children(pid: int) -> list[int]:
-    """The process ids of a process's children that serve: the workers, not multiprocessing's tracker."""
-    found = (Path(f"/proc/{pid}/task/{pid}/children")).read_text().split()
-    return [int(child) for child in found if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()]
+def children(pid: int, words: bytes = b"") -> list[int]:
+    """The process ids of a process's children with these words in their command line."""
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [child for child in found if words in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def serving(pid: int) -> list[int]:
+    """The process ids of the workers of a server, which fork from a process of their own."""
+    return [worker for forking in children(pid, b"multiprocessing.forkserver") for worker in children(forking)]
 
 
 @contextlib.contextmanager
@@ -87,7 +92,7 @@ def server(workers: int, upstream: str, share: float) -> Iterator[str]:
             if running.poll() is not None or time.monotonic() > until:
                 sys.exit(f"guardproxy serve with {workers} workers did not start:\n{log.read_text()}")
             time.sleep(0.2)
-        for worker in children(running.pid) if workers > 1 else [running.pid]:
+        for worker in serving(running.pid) if workers > 1 else [running.pid]:
             stack.enter_context(held(worker, share))
         yield f"http://127.0.0.1:{port}"
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -45,6 +46,32 @@ async def eventually(holds: Callable[[], Any], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - what holds is set by the code under test, which has no event for it
             await asyncio.sleep(0.002)
+
+
+def children(process: int, words: bytes = b"") -> list[int]:
+    """The ids of a process's own processes with these words in their command line."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == process and words in command:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def forking(process: int) -> list[int]:
+    """The id of the process from which the workers of a server fork."""
+    return children(process, b"multiprocessing.forkserver")
+
+
+def workers_of(process: int) -> list[int]:
+    """The ids of the workers of a server."""
+    return [worker for one in forking(process) for worker in children(one)]
 
 
 @contextmanager

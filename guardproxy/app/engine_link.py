@@ -11,7 +11,7 @@ import structlog
 from guardproxy.app.peers import Peer, connected
 from guardproxy.app.reloading import Gone
 from guardproxy.asking import Asker
-from guardproxy.checkapi import call_fields, failure_of, verdict_of
+from guardproxy.checkapi import failure_of, verdict_of
 from guardproxy.errors import ConfigError
 from guardproxy.guards.links import GuardIdentity, ReplicaFailed, call_for
 from guardproxy.guards.replicas import AskOptions, ReplicaGuard
@@ -110,7 +110,7 @@ class EngineLink:
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
         """The verdict, and the version of the guard. Raises as `ReplicaLink.judge`."""
-        value = {"guard": self._guard, "call": call_fields(call_for(check, asker))}
+        value = {"guard": self._guard, "call": call_for(check, asker)}
         answer = await self._call("judge", value)
         if "failure" in answer:
             status, body = answer["failure"]

@@ -27,9 +27,9 @@ def replica_guard(name: str, guard: GuardSettings, taxonomy: Taxonomy, floor: fl
     replicas = _replicas(name, guard)
 
     def link(url: str) -> HttpLink:
-        context, uds = _network(url, replicas)
-        transport = aiohttp_transport(replicas.max_connections, context, trust_env=False, uds=uds)
-        return HttpLink(url, transport, never_sent, key=replicas.key, connect_s=replicas.connect_s)
+        context, _ = _network(url, replicas)
+        most, connect_s = replicas.max_connections, replicas.connect_s
+        return HttpLink(url, context, key=replicas.key, max_connections=most, connect_s=connect_s)
 
     links = [link(url) for url in replicas.urls]
     return ReplicaGuard(name, taxonomy, links, _options(guard, replicas), floor=floor)

@@ -289,12 +289,13 @@ class Service:
         self._observed.start(self._metrics)
         running = asyncio.create_task(self._run())
         try:
+            if self._membership is not None:
+                await self._membership.leave_to_others(running)
             async with admin_listener(self._admin, self._settings):
                 yield {REFUSED: self._metrics.failed}
         finally:
             self._reason = "shutting down"
-            await _cancelled([running])
-            await _cancelled(self._tasks)
+            await _cancelled([running, *self._tasks])
             await self._pipeline.close(self._settings.server.grace_s)
             await self._observers.close()
             await self._alerts.close()
@@ -396,5 +397,4 @@ async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
     """Cancel tasks and wait for their end."""
     for task in tasks:
         task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    await asyncio.wait(tasks)

@@ -168,6 +168,7 @@ def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
             "demo": demo,
             "admin_port": settings.admin.port if settings.admin else None,
             "failure": str(failure),
+            "parent": os.getpid(),
             "limits": str(Path(folder) / "limits"),
         }
         os.environ[_WORKER_ENV] = json.dumps(arguments)
@@ -181,7 +182,7 @@ def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
         }
         engine = EngineKeeper() if needs_engine(settings) else None
         with WorkerGroup(Path(folder), source, engine) as group:
-            Supervisor(uvicorn.Config("guardproxy.app.worker_start:worker", **options), group.ask).run()
+            Supervisor(uvicorn.Config("guardproxy.app.serving:worker", **options), group.ask).run()
         if failure.exists():
             raise ConfigError(failure.read_text("utf-8").splitlines())
     return 0
@@ -205,8 +206,12 @@ def source_of(arguments: Mapping[str, Any]) -> ConfigSource:
 
 
 def worker() -> ASGIApp:
-    """The application of a worker process, from the arguments that `serve` put into the environment."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent reloads all workers
+    """The application of a worker process, from the arguments that `serve` put into the environment.
+
+    While it is made, SIGTERM ends the process at once: nothing is served yet. uvicorn has set its own handler before,
+    which waits until the application is there.
+    """
+    of_server = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     arguments = arguments_of_workers()
     try:
         source = source_of(arguments)
@@ -233,6 +238,7 @@ def worker() -> ASGIApp:
     except GuardproxyError as error:
         _failed(arguments, error)
         raise SystemExit(1) from None
+    signal.signal(signal.SIGTERM, of_server)
     return service.app
 
 
@@ -249,7 +255,7 @@ def _failed(arguments: Mapping[str, Any], error: GuardproxyError | None) -> None
         ending.start()
         return
     Path(arguments["failure"]).write_text(str(error), "utf-8")
-    os.kill(os.getppid(), signal.SIGTERM)
+    os.kill(arguments["parent"], signal.SIGTERM)
 
 
 def _options(settings: Settings) -> dict[str, Any]:

@@ -29,6 +29,8 @@ GROUP: Final = "workers"
 # Seconds in which a worker must have tried new policies: the canaries of a slow guard, each with its time-out.
 _ATTEMPT_S = 120.0
 _SWITCH_S = 10.0
+# Seconds for which a worker leaves requests to the others until it can judge.
+_LEFT_S = 10.0
 # Seconds in which the parent must have ended what runs beside the workers.
 _END_S = 30.0
 # A busy worker that does not answer a scrape by then is counted as it was at the latest one.
@@ -175,6 +177,11 @@ class Membership:
         self._peer = await connected(self._folder, GROUP, {**handlers, "metrics": self._families})
         self._running = asyncio.create_task(self._peer.run(), name="workers")
         self._file.save_by(self._save)
+
+    async def leave_to_others(self, starting: asyncio.Task[None]) -> None:
+        """Wait until a worker that takes the place of another has started, but not for ever: then it says why not."""
+        if (self._folder / SERVED).exists():
+            await asyncio.wait([starting], timeout=_LEFT_S)
 
     async def join(self) -> None:
         """Take part in reloads from now on, with the policies in force. Raises ConfigError if the guard fails them."""

@@ -35,12 +35,15 @@ class Caller:
     answered: bool = False
 
 
+_NOBODY: Final = Caller()
+
+
 @frozen
 class CheckCall:
     """A check as it is asked. With a `policy`, the answer has its decision; empty: the verdict alone."""
 
     check: Check
-    caller: Caller = Caller()
+    caller: Caller = _NOBODY
     policy: str = ""
 
 
@@ -49,12 +52,15 @@ def write_call(call: CheckCall) -> bytes:
     return dumps(call_fields(call))
 
 
-def call_fields(call: CheckCall) -> dict[str, Any]:
-    """A call as JSON values. Fields that have their default are left out, and images that no guard is shown."""
+def call_fields(call: CheckCall, *, places: bool = True) -> dict[str, Any]:
+    """A call as JSON values. Fields that have their default are left out, and images that no guard is shown.
+
+    Without `places`, the paths of the parts are left out as well.
+    """
     check, caller = call.check, call.caller
     body: dict[str, Any] = {
         "messages": [
-            {"role": message.role, "parts": [_part_fields(part) for part in message.parts]}
+            {"role": message.role, "parts": [_part_fields(part, places) for part in message.parts]}
             for message in check.conversation.messages
         ],
         "side": check.side,
@@ -65,15 +71,17 @@ def call_fields(call: CheckCall) -> dict[str, Any]:
         body["unfinished"] = True
     if call.policy:
         body["policy"] = call.policy
-    if caller != Caller():
+    if caller != _NOBODY:
         body["asker"] = {"client": caller.client, "request": caller.request, "answered": caller.answered}
     return body
 
 
-def _part_fields(part: Part) -> dict[str, Any]:
+def _part_fields(part: Part, places: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {"path": part.path} if places and part.path else {}
     if part.kind == "image" and part.image is not None:
-        return {"kind": "image", "image": {"type": part.image.media_type, "data": part.image.data}, "path": part.path}
-    fields = {"path": part.path, "text": part.text} if part.path else {"text": part.text}
+        image = {"type": part.image.media_type, "data": part.image.data}
+        return {**fields, "kind": "image", "image": image}
+    fields["text"] = part.text
     if part.kind != "text":
         fields["kind"] = part.kind
     if part.note:

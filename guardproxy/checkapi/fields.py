@@ -8,13 +8,14 @@ from guardproxy.errors import Unreadable
 
 T = TypeVar("T")
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _SHOWN = 60  # characters of a wrong value in a message
 _NAMES = {str: "a string", bool: "true or false", dict: "an object", list: "a list"}
 
 
 def dumps(value: Any) -> bytes:
     """Compact JSON in ASCII, the keys in their order. Raises ValueError for numbers that JSON lacks."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    return _COMPACT.encode(value).encode()
 
 
 def typed(value: object, kind: type[T], path: str) -> T:

@@ -1,14 +1,17 @@
 """What is answered: a verdict, and with a policy its decision and what becomes of the text."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 from guardproxy.errors import GuardUnavailable
 from guardproxy.types import Decision, Edit, Finding, Outcome, Refuse, Replace, Span, Usage, Verdict
 
 _USAGE: Final = {field.name: type(field.default) for field in fields(Usage)}
+_usage_values: Final = itemgetter(*_USAGE)
 _ROUNDING = 1e-4  # rounding may move a probability this far out of [0, 1]
 
 
@@ -89,11 +92,10 @@ def _verdict(answer: Mapping[str, Any]) -> Verdict:
 
 
 def _usage(value: Mapping[str, Any]) -> Usage:
-    usage = {name: value[name] for name in _USAGE}
     for name, kind in _USAGE.items():
-        if type(usage[name]) is not kind or not -1 < usage[name] < float("inf"):
+        if type(value[name]) is not kind or not -1 < value[name] < math.inf:
             raise ValueError(f"usage.{name} is no such value")
-    return Usage(**usage)
+    return Usage(*_usage_values(value))
 
 
 def _text(value: object) -> str:

@@ -1,13 +1,12 @@
 """What a connection to a replica of a guard does: the protocol between `ReplicaGuard` and the ways to reach one."""
 
 import hashlib
-from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from guardproxy.asking import Asker, token_of
-from guardproxy.checkapi import Caller, CheckCall
-from guardproxy.types import Check, Conversation, Message, Part, Verdict
+from guardproxy.checkapi import Caller, CheckCall, call_fields
+from guardproxy.types import Check, Verdict
 from guardproxy.upstreams import Ending
 
 
@@ -59,21 +58,13 @@ class ReplicaLink(Protocol):
         """Close the connections."""
 
 
-def call_for(check: Check, asker: Asker) -> CheckCall:
-    """A check as it travels, to a guard that gives the same verdict on it.
+def call_for(check: Check, asker: Asker) -> dict[str, Any]:
+    """A check as JSON values, to a guard that gives the same verdict on it.
 
     The client is a hash: its address or name is nobody's business there. The places of the texts in the client's body
     are left out: no verdict depends on them, and with keys that the client makes up they may have any length.
     """
-    messages = tuple([_without_paths(message) for message in check.conversation.messages])
-    check = replace(check, conversation=Conversation(messages))
-    return CheckCall(check, Caller(_hashed(asker.client), token_of(asker), asker.answered))
-
-
-def _without_paths(message: Message) -> Message:
-    return Message(
-        message.role, tuple([Part("", part.text, part.kind, part.note, part.image) for part in message.parts])
-    )
+    return call_fields(CheckCall(check, Caller(_hashed(asker.client), token_of(asker), asker.answered)), places=False)
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,8 @@
 """A replica of a guard that is reached over HTTP: `guardproxy guard`, on a port or on a Unix socket."""
 
 import json
-from collections.abc import Callable, Mapping
+import ssl
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -15,10 +16,10 @@ from guardproxy.checkapi import (
     failure_of,
     read_account,
     verdict_of,
-    write_call,
 )
+from guardproxy.checkapi.fields import dumps
 from guardproxy.errors import ConfigError, GuardUnavailable, JudgingTooLong, Overloaded, Unintelligible
-from guardproxy.guards.http_calls import HttpCalls
+from guardproxy.guards.connections import Connections
 from guardproxy.guards.links import GuardIdentity, ReplicaFailed, call_for
 from guardproxy.types import Check, Verdict
 from guardproxy.upstreams import Ending
@@ -29,6 +30,7 @@ UNIX: Final = "unix:"
 # What the guard itself has answered, and not the server in front of it.
 _OF_THE_GUARD: Final = frozenset({GuardUnavailable.code, Overloaded.code, JudgingTooLong.code, Unintelligible.code})
 _TOO_MANY: Final = 429
+_LAST_PORT: Final = 65_535
 # By its value, a server between this process and several replicas can send the checks of a stream to one of them. The
 # name is Ray Serve's (RAY_SERVE_SESSION_ID_HEADER_KEY); others are told it.
 _STREAM_HEADER: Final = b"x-session-id"
@@ -37,23 +39,29 @@ _STREAM_HEADER: Final = b"x-session-id"
 class HttpLink:
     """Implements `ReplicaLink` over HTTP/1.1. `url` is `http(s)://host[:port][/path]` or `unix:/path`.
 
-    `transport` is the network below, for this replica alone; `never_sent` says of its errors whether they mean that
-    nothing was sent. `key` is sent as a bearer token. A connection must come about within `connect_s` seconds. Raises
-    ConfigError if `url` is none.
+    `tls` says how certificates are checked, for https. `key` is sent as a bearer token. At most `max_connections` are
+    open, and one must come about within `connect_s` seconds. Raises ConfigError if `url` is no such address, or if no
+    header can hold the key.
     """
 
     def __init__(
         self,
         url: str,
-        transport: httpx.AsyncBaseTransport,
-        never_sent: Callable[[httpx.HTTPError], bool],
+        tls: ssl.SSLContext | None = None,
         *,
         key: str | None = None,
+        max_connections: int = 256,
         connect_s: float = 2.0,
     ) -> None:
         self.name = url
-        self._calls = HttpCalls(base_of(url), transport, never_sent, key=key, connect_s=connect_s)
-        self._address = self._calls.url(CHECK)
+        base = base_of(url)
+        uds = url.removeprefix(UNIX) if url.startswith(UNIX) else None
+        self._connections = Connections(base, tls, uds=uds, most=max_connections, connect_s=connect_s)
+        self._target = base.raw_path.rstrip(b"/") + CHECK.encode()
+        self._headers = b"host: %b\r\ncontent-type: application/json\r\n" % base.netloc
+        if key is not None:
+            self._headers += b"authorization: Bearer %b\r\n" % _header_value(key)
+        self._post = self._head("POST")
         # Every answer names the guard in the same words, which are compared and not read.
         self._account: Any = None
         self._version = ""
@@ -61,7 +69,7 @@ class HttpLink:
 
     async def identity(self) -> GuardIdentity:
         """What the replica is. Raises ReplicaFailed, also while it is not ready."""
-        status, body, _ = await self._calls.call("GET", self._address)
+        status, body = await self._connections.call(self._head("GET") + b"0\r\n\r\n")
         if status != httpx.codes.OK:
             raise self._failed(status, body)
         try:
@@ -73,8 +81,9 @@ class HttpLink:
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
         """The verdict, and the version of the guard that gave it. Raises as `ReplicaLink.judge`."""
-        body = write_call(call_for(check, asker))
-        status, answer, _ = await self._calls.call("POST", self._address, body, _stream_header(check.stream))
+        body = dumps(call_for(check, asker))
+        head = b"%b%d\r\n%b\r\n" % (self._post, len(body), _stream_header(check.stream))
+        status, answer = await self._connections.call(head + body)
         if status != httpx.codes.OK:
             if code_of(answer) in _OF_THE_GUARD or status == _TOO_MANY:
                 raise failure_of(status, answer)
@@ -93,12 +102,16 @@ class HttpLink:
 
     async def forget(self, stream: str) -> None:
         """Tell the replica that a streamed reply has ended. Raises ReplicaFailed."""
-        query = f"stream={quote(stream, safe='')}".encode()
-        await self._calls.call("DELETE", self._address.copy_with(query=query), headers=_stream_header(stream))
+        head = self._head("DELETE", b"?stream=" + quote(stream, safe="").encode())
+        await self._connections.call(b"%b0\r\n%b\r\n" % (head, _stream_header(stream)))
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._calls.close()
+        self._connections.close()
+
+    def _head(self, method: str, query: bytes = b"") -> bytes:
+        """The head of a request as far as the number of bytes of its body."""
+        return b"%b %b%b HTTP/1.1\r\n%bcontent-length: " % (method.encode(), self._target, query, self._headers)
 
     def _version_of(self, fields: Mapping[str, Any]) -> str:
         account = fields.get("account")
@@ -122,8 +135,21 @@ class HttpLink:
         return ReplicaFailed(ending, f"it answers {status}{f', {code}' if code else ''}")
 
 
-def _stream_header(stream: str | None) -> list[tuple[bytes, bytes]]:
-    return [] if stream is None else [(_STREAM_HEADER, quote(stream, safe="", errors="surrogatepass").encode())]
+def _stream_header(stream: str | None) -> bytes:
+    if stream is None:
+        return b""
+    return b"%b: %b\r\n" % (_STREAM_HEADER, quote(stream, safe="", errors="surrogatepass").encode())
+
+
+def _header_value(key: str) -> bytes:
+    """A key as a header holds it. Raises ConfigError if none can."""
+    try:
+        value = key.encode("latin-1")
+    except UnicodeEncodeError:
+        value = b""
+    if not value or not key.isprintable():
+        raise ConfigError("guard.replicas.key: is empty, or has a character that no HTTP header can hold")
+    return value
 
 
 def base_of(url: str) -> httpx.URL:
@@ -139,6 +165,8 @@ def base_of(url: str) -> httpx.URL:
         raise ConfigError(problem) from error
     if base.scheme not in {"http", "https"} or not base.host or base.query or base.fragment or base.userinfo:
         raise ConfigError(problem)
+    if base.port is not None and not 0 < base.port <= _LAST_PORT:  # the system would take the rest of a division
+        raise ConfigError(f"replica {url!r}: the port must be 1 to {_LAST_PORT}")
     return base
 
 

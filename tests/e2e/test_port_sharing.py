@@ -18,7 +18,7 @@ import pytest
 
 from guardproxy.app.port_sharing import ConnectionCounts, SharedPortLoop
 from tests.e2e.guarded import guarded
-from tests.kit import free_port, until
+from tests.kit import free_port, until, workers_of
 
 CONNECTIONS = 32
 _OTHER = """
@@ -53,12 +53,6 @@ def held(pid: int, sockets: set[str]) -> int:
     return len(found & sockets)
 
 
-def workers_of(process: "subprocess.Popen[bytes]") -> list[int]:
-    """The workers' process ids."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
 @contextlib.contextmanager
 def connections(port: int, count: int) -> Iterator[list[socket.socket]]:
     """So many connections, opened at once."""
@@ -71,7 +65,7 @@ def test_connections_are_divided(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with guarded(tmp_path, "http://127.0.0.1:9", f"server: {{port: {port}, workers: 2}}\n", f"{url}/readyz") as process:
-        first, second = workers_of(process)
+        first, second = workers_of(process.pid)
         for _ in range(3):
             until(lambda: not established(port))
             with connections(port, CONNECTIONS):
@@ -88,7 +82,7 @@ def test_connections_are_divided(tmp_path: Path) -> None:
         for _ in range(5):
             assert httpx.get(f"{url}/readyz", trust_env=False, timeout=20).status_code == 200
         # It was killed while its parent waited for its answer to a ping, and the parent goes on all the same.
-        until(lambda: first not in workers_of(process) and len(workers_of(process)) == 2, "no new worker", 30)
+        until(lambda: first not in workers_of(process.pid) and len(workers_of(process.pid)) == 2, "no new worker", 30)
     assert '"event": "worker_ended"' in (tmp_path / "log").read_text()
 
 

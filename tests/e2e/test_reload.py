@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e.guarded import BAD, guarded
-from tests.kit import Scripted, ScriptedUpstream, free_port, serve, until
+from tests.kit import Scripted, ScriptedUpstream, free_port, serve, until, workers_of
 
 MORE = "server: {port: %d, workers: %d, grace_s: 20}\n"
 POLICY = "default: {unsafe: {block: 0.5}, block: {message: text-%d}}"
@@ -131,9 +131,6 @@ def test_sighup_reloads_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def _kill_one(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     """Kill a worker, and wait until another one is in its place."""
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    workers = [
-        int(child) for child in children.stdout.split() if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    workers = workers_of(process.pid)
     os.kill(workers[0], signal.SIGKILL)
     until(lambda: logged(folder, "ready") == len(workers) + 1)

@@ -18,7 +18,7 @@ import httpx
 
 from guardproxy.sinks.database import AuditStore
 from guardproxy.types import Record
-from tests.kit import free_port, until
+from tests.kit import children, free_port, until, workers_of
 
 ROOT = Path(__file__).parents[2]
 CHAT = "/v1/chat/completions"
@@ -258,26 +258,10 @@ def _ready(proxy: Proxy) -> bool:
 
 def workers(proxy: Proxy, count: int, without: Sequence[int] = ()) -> list[int]:
     """The ids of the worker processes, empty if there are not `count` of them."""
-    found = [number for number in _children(proxy, b"spawn_main") if number not in without]
+    found = [number for number in workers_of(proxy.process.pid) if number not in without]
     return found if len(found) == count else []
 
 
 def readers(proxy: Proxy) -> list[int]:
     """The ids of the processes that read long texts."""
-    return _children(proxy, b"guardproxy.apart")
-
-
-def _children(proxy: Proxy, words: bytes) -> list[int]:
-    """The ids of the proxy's own processes with these words in their command line."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal():
-            continue
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if parent == proxy.process.pid and words in command:
-            found.append(int(folder.name))
-    return sorted(found)
+    return children(proxy.process.pid, b"guardproxy.apart")

@@ -290,7 +290,19 @@ PROCESS: Final = (
         0,
         end="closed",
         records=(),
-        note="the other workers go on, and a new one takes its place",
+        note="the other workers go on, and a new one takes its place when it can judge",
+    ),
+    Fault(
+        "forks",
+        "is one of several workers, and the process from which they fork is killed",
+        records=_WHOLE,
+        note="the workers answer what they have begun, and new ones take their places",
+    ),
+    Fault(
+        "parent",
+        "is one of several workers, and their parent is killed",
+        records=_WHOLE,
+        note="the workers answer what they have begun within `server.grace_s`, and leave the port",
     ),
     Fault(
         "reader",

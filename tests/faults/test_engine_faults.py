@@ -11,7 +11,7 @@ from tests.faults.kit import ask, watched
 from tests.faults.stand import ROOT, RULES, Proxy, serving, workers
 from tests.faults.table import PROCESS
 from tests.faults.upstream import RawUpstream
-from tests.kit import until
+from tests.kit import children, until
 
 FAULTS = {fault.name: fault for fault in PROCESS}
 TEXT = """\
@@ -25,16 +25,7 @@ guard: {{model: embedded-small, dtype: float32, threads: 1}}
 
 def engines(proxy: Proxy) -> list[int]:
     """The ids of the engine processes of a proxy."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (folder / "cmdline").read_bytes()
-        except (OSError, ValueError):
-            continue
-        if parent == proxy.process.pid and b"engine_process" in command:
-            found.append(int(folder.name))
-    return found
+    return children(proxy.process.pid, b"engine_process")
 
 
 @pytest.mark.timeout(600)  # the model is loaded twice

@@ -22,7 +22,7 @@ from tests.faults.raw import request, until_closed
 from tests.faults.stand import Proxy, Started, proxy_process, readers, workers
 from tests.faults.table import PROCESS
 from tests.faults.upstream import RawUpstream
-from tests.kit import until
+from tests.kit import forking, until
 
 FAULTS = {fault.name: fault for fault in PROCESS}
 CLIENTS = 12
@@ -235,6 +235,46 @@ def test_a_worker_is_killed(tmp_path: Path, upstream: RawUpstream, guard: Starte
         again = until(lambda: workers(proxy, 2, without=[old[0]]), "no new worker", 150)
         assert old[1] in again
         until(lambda: _is_served(proxy), "not served")
+
+
+def test_the_process_from_which_workers_fork_is_killed(tmp_path: Path, upstream: RawUpstream, guard: Started) -> None:
+    """No request is lost: the workers answer what they have begun, and new ones what comes."""
+    with (
+        proxy_process(tmp_path, upstream.url, guard.url, server="workers: 2") as proxy,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        old = until(lambda: workers(proxy, 2), "no workers")
+        asked = len(upstream.asked)
+        waiting = [pool.submit(proxy.post, ask("steady", stream=True)) for _ in range(4)]
+        until(lambda: len(upstream.asked) == asked + 4, "not asked")
+        (killed,) = forking(proxy.process.pid)
+        os.kill(killed, signal.SIGKILL)
+        seen = Watched(proxy, FAULTS["forks"])
+        for one in waiting:
+            seen.answered(one.result(60))
+        until(lambda: workers(proxy, 2, without=old), "no new workers", 150)
+        until(lambda: not any(Path(f"/proc/{one}").exists() for one in old), "the old workers go on")
+        assert [proxy.post(ask("fine")).status for _ in range(8)] == [200] * 8
+        assert proxy.end() == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_the_parent_of_workers_is_killed(tmp_path: Path, upstream: RawUpstream, guard: Started) -> None:
+    """The workers answer what they have begun, and end: they would keep the port from the next server."""
+    with (
+        proxy_process(tmp_path, upstream.url, guard.url, server="workers: 2") as proxy,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        old = until(lambda: workers(proxy, 2), "no workers") + forking(proxy.process.pid)
+        asked = len(upstream.asked)
+        waiting = pool.submit(proxy.post, ask("steady", stream=True))
+        until(lambda: len(upstream.asked) == asked + 1, "not asked")
+        proxy.process.kill()
+        Watched(proxy, FAULTS["parent"]).answered(waiting.result(60))
+        until(lambda: not any(Path(f"/proc/{one}").exists() for one in old), "the workers go on")
+        with socket.create_server(("127.0.0.1", proxy.port)):
+            pass
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def _received(client: socket.socket) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.stand import ROOT, RULES
 from tests.faults.table import PROCESS
-from tests.kit import free_port, until
+from tests.kit import children, free_port, until
 
 TEXT = """\
 version: 1
@@ -34,12 +34,6 @@ def started(folder: Path, command: str, *, workers: int = 1, first: bool = False
     begins += [sys.executable, "-m", "guardproxy", command, *arguments]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(begins, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
-
-
-def children(process: int) -> list[int]:
-    """The ids of the processes that a process has started and that run."""
-    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [int(one) for one in found]
 
 
 def catches(process: int, what: signal.Signals) -> bool:

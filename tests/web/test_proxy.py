@@ -776,6 +776,9 @@ def test_not_ready_refuses(http: httpx.Client) -> None:
         answer = post(http, url, chat())
         assert http.get(url + "/readyz").status_code == 503
         assert http.get(url + "/healthz").json() == {"status": "ok", "policy": "cfg1"}
+        refused = http.post(url + "/healthz")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (405, "method_not_allowed")
+        assert {*refused.headers["allow"].split(", ")} == {"GET", "HEAD"}
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
     assert "x-should-retry" not in answer.headers
     assert upstream.seen == []

@@ -24,7 +24,7 @@ from guardproxy.guards.replica_http import HttpLink, base_of
 from guardproxy.guards.replicas import AskOptions, ReplicaGuard
 from guardproxy.types import Check, Conversation, Finding, Message, Part, Usage, Verdict
 from guardproxy.web.access import Access
-from guardproxy.web.transport import aiohttp_transport, never_sent, tls_context
+from guardproxy.web.transport import tls_context
 from tests.certificates import Authority
 from tests.families.kit import ask
 from tests.kit import WORDS, WordGuard, eventually, serve
@@ -60,7 +60,7 @@ class Told(WordGuard):
 async def linked(app: ASGIApp, *, key: str | None = None) -> AsyncIterator[HttpLink]:
     """A link to an application on a port."""
     with serve(app) as url:
-        link = HttpLink(url, aiohttp_transport(4, None, trust_env=False), never_sent, key=key)
+        link = HttpLink(url, key=key)
         try:
             yield link
         finally:
@@ -267,7 +267,7 @@ def test_no_bytes_are_a_verdict(data: bytes) -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            link = HttpLink(f"http://127.0.0.1:{port}", aiohttp_transport(1, None, trust_env=False), never_sent)
+            link = HttpLink(f"http://127.0.0.1:{port}")
             with pytest.raises((ReplicaFailed, GuardUnavailable)):
                 await link.judge(ask("x"), Asker())
             await link.close()
@@ -279,7 +279,7 @@ def test_nobody_listens() -> None:
     """Nothing was sent."""
 
     async def work() -> None:
-        link = HttpLink("http://127.0.0.1:9", aiohttp_transport(1, None, trust_env=False), never_sent)
+        link = HttpLink("http://127.0.0.1:9")
         with pytest.raises(ReplicaFailed, match="cannot be reached") as raised:
             await link.judge(ask("x"), Asker())
         assert raised.value.ending == "unsent"
@@ -324,7 +324,7 @@ def test_mutual_tls(tmp_path: Path) -> None:
     with_certificate = tls_context(authorities=str(authority.file), cert=str(own.cert), key=str(own.key))
 
     async def work(url: str, context: ssl.SSLContext) -> float:
-        link = HttpLink(url, aiohttp_transport(1, context, trust_env=False), never_sent)
+        link = HttpLink(url, context)
         try:
             return (await link.judge(ask("poison"), Asker()))[0].unsafe
         finally:
@@ -343,8 +343,7 @@ def test_a_refused_certificate_has_its_reason(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path), Authority(tmp_path, "other")
 
     async def work(url: str) -> None:
-        transport = aiohttp_transport(1, tls_context(authorities=str(authority.file)), trust_env=False)
-        link = HttpLink(url, transport, never_sent)
+        link = HttpLink(url, tls_context(authorities=str(authority.file)))
         try:
             await link.judge(ask("x"), Asker())
         finally:
@@ -369,7 +368,7 @@ def test_over_a_unix_socket(tmp_path: Path) -> None:
         server = uvicorn.Server(config)
         serving = asyncio.ensure_future(server.serve())
         await eventually(lambda: server.started)
-        link = HttpLink(f"unix:{path}", aiohttp_transport(1, None, trust_env=False, uds=path), never_sent)
+        link = HttpLink(f"unix:{path}")
         verdict, _ = await link.judge(ask("poison"), Asker())
         await link.close()
         server.should_exit = True
@@ -385,7 +384,7 @@ def test_a_guard_of_two_real_replicas() -> None:
 
     async def work(urls: list[str]) -> None:
         """Judge, and wait for the other one."""
-        links = [HttpLink(url, aiohttp_transport(4, None, trust_env=False), never_sent) for url in urls]
+        links = [HttpLink(url) for url in urls]
         guard = ReplicaGuard("ours", WordGuard(WORDS).taxonomy, links, AskOptions(check_every_s=2))
         await guard.start()
         asked_by("client")
@@ -406,3 +405,17 @@ def test_what_is_no_address(url: str) -> None:
     """It is a mistake of the configuration."""
     with pytest.raises(ConfigError, match="expected http"):
         base_of(url)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_what_is_no_port(port: str) -> None:
+    """The system would take 99999 for 34463, where another server may listen."""
+    with pytest.raises(ConfigError, match="port must be 1 to 65535"):
+        HttpLink(f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("key", ["", "a\r\nx-session-id: b", "k\u20ac"])
+def test_what_is_no_key(key: str) -> None:
+    """No header can hold it; it never becomes another header."""
+    with pytest.raises(ConfigError, match=r"guard\.replicas\.key"):
+        HttpLink("http://127.0.0.1:9", key=key)

@@ -177,11 +177,3 @@ def test_pages_of_listed_origins_may_read_the_answers() -> None:
     for one in (other, plain, operators):
         assert "access-control-allow-origin" not in one.headers
     assert len(scripted.seen) == 2, "no preflight request reaches the upstream"
-
-
-def test_errors_of_own_paths_are_json() -> None:
-    """A method that they do not take, named with those that they do."""
-    with standing() as (url, _), httpx.Client(trust_env=False) as http:
-        answer = http.post(f"{url}/healthz")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
-    assert answer.json()["error"]["message"] == "this path takes GET, HEAD, not POST"
