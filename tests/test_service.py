@@ -398,11 +398,12 @@ def test_the_apis_of_the_guard_that_the_file_names(config: Path) -> None:
             paths = {
                 "/v1/check": check,
                 "/guardrail/g/version/1/apply": apply,
+                "/guardrail/arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Aguardrail%2Fg/version/DRAFT/apply": apply,
                 "/v1/checks": {"messages": [{"role": "user", "content": "kill"}]},
                 "/v1/moderations": {"input": "kill"},
             }
             return [httpx.post(f"{url}{path}", json=body, timeout=60).status_code for path, body in paths.items()]
 
     text = config.read_text()
-    assert statuses(text) == [404, 404, 404, 200]
-    assert statuses(text + "apis: [check, bedrock, nemo]\n") == [200, 200, 200, 404]
+    assert statuses(text) == [404, 404, 404, 404, 200]
+    assert statuses(text + "apis: [check, bedrock, nemo]\n") == [200, 200, 200, 200, 404]

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from guardproxy import app
 from guardproxy.app.registries import open_family
 from guardproxy.app.replicas import replica_guard
-from guardproxy.errors import Overloaded
+from guardproxy.errors import ConfigError, Overloaded
 from guardproxy.guards.replicas import ReplicaGuard
 from guardproxy.settings import load_text
 from guardproxy.types import Check, Conversation, Message, Part
@@ -26,6 +26,7 @@ from tests.e2e.guarded import answers
 from tests.kit import free_port, until
 
 pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'guardproxy[ray]'")
+ray_serve = pytest.importorskip("guardproxy.app.ray_serve")
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = ROOT / "config" / "ray_serve.yaml"
@@ -106,6 +107,20 @@ def asked(logs: Path) -> Counter[str]:
     """How many checks each replica has answered, by its log."""
     found = logs.rglob("serve/replica_guard_guard_*.log")
     return Counter({path.name: len(re.findall(r"-- POST /", path.read_text())) for path in found})
+
+
+@pytest.mark.parametrize("args", [{"builtin_only": "false"}, {"builtin_only": 1}, {"config": 5}, {"data_dir": ["x"]}])
+def test_arguments_of_another_type_are_mistakes(args: dict[str, object]) -> None:
+    """They have the name of the argument, and none is coerced."""
+    with pytest.raises(ConfigError, match=f"args.{next(iter(args))}: must be"):
+        ray_serve.app(args)
+
+
+@pytest.mark.parametrize("target_s", [0, -1, True, "0.5", None, float("nan"), float("inf")])
+def test_the_work_of_a_replica_is_a_number_of_seconds(target_s: object) -> None:
+    """Anything else would scale to nothing, or fail in Serve's controller."""
+    with pytest.raises(ConfigError, match="target_s"):
+        ray_serve.QueuedWork(target_s)
 
 
 def test_a_replica_is_killed_under_load(serving: tuple[str, Path]) -> None:

@@ -70,7 +70,11 @@ class ApiStand:
             "default": Policy("default", "v", RULES, RULES, history=history, **policy),
             "lax": Policy("lax", "v", SideRules({}), SideRules({})),
         }
-        routes = (Route("lax", "lax", model="lax-*"), Route("lax path", "lax", path="/guardrail/lax/*"))
+        routes = (
+            Route("lax", "lax", model="lax-*"),
+            Route("lax path", "lax", path="/guardrail/lax/*"),
+            Route("lax ARN", "lax", path="/guardrail/arn:aws:bedrock:*:guardrail/lax/*"),
+        )
         parts = ApiParts(
             pipeline.judging,
             LivePolicies(PolicySet(policies, routes)),

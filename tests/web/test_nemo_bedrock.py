@@ -101,8 +101,9 @@ def test_bedrock_chooses_the_policy_by_a_route_for_its_path() -> None:
     body = {"source": "INPUT", "content": [{"text": {"text": "a bullet"}}]}
     assert Bedrock().ask(body, APPLY.format("lax"))[1]["action"] == "NONE"
     assert Bedrock().ask(body, APPLY.format("other"))[1]["action"] == "GUARDRAIL_INTERVENED"
-    arn = "arn:aws:bedrock:eu-west-1:123456789012:guardrail%2Fother"
-    assert Bedrock().ask(body, APPLY.format(arn))[1]["action"] == "GUARDRAIL_INTERVENED"
+    arn = "arn:aws:bedrock:eu-west-1:123456789012:guardrail/{}"
+    assert Bedrock().ask(body, APPLY.format(arn.format("lax")))[1]["action"] == "NONE"
+    assert Bedrock().ask(body, APPLY.format(arn.format("other")))[1]["action"] == "GUARDRAIL_INTERVENED"
 
 
 def test_bedrock_texts_are_judged_together_and_images_as_the_policy_says() -> None:
