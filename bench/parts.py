@@ -12,6 +12,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -26,6 +27,7 @@ from guardproxy.guards.cache import check_key
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.judging import Judging
 from guardproxy.policy import Policy
+from guardproxy.sentences import SentencePolicy
 from guardproxy.types import Conversation, Message, Part, Role
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +139,8 @@ async def measured(data: Path, most: int, seed: int) -> list[str]:
     """The rows of the table."""
     metrics = Metrics(CollectorRegistry())
     lines = []
-    async with measured_guard() as (guard, policy):
+    async with measured_guard() as (guard, shipped):
+        policy = replace(shipped, sentences=SentencePolicy())  # they have a measurement of their own
         judging = Judging(guard, Observers({}, text="none", required=False, metrics=metrics), metrics, {})
         for name, source, build in CASES:
             rows = read(data / f"{source}.jsonl.gz").rows

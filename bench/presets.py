@@ -33,6 +33,8 @@ PRESETS_FILE = ROOT / "guardproxy" / "settings" / "presets.yaml"
 TARGETS = {"strict": (0.08, 0.08), "balanced": (0.03, 0.04), "permissive": (0.01, 0.015)}
 # How user turns are joined: `python -m bench.threads` measures it.
 THREAD = "{turns: 4, characters: 2000, unsafe: 0.8}"
+# From which P(unsafe) on a sentence by itself counts: `python -m bench.sentences` measures it.
+SENTENCES = {"strict": 0.8, "balanced": 0.9, "permissive": 0.94}
 # Left out: texts in languages that the embedded guard was not trained to read. Many of them are harmless, so they would
 # raise the share of harmless texts stopped in English.
 FOREIGN = {"benign_multilingual", "multijail"}
@@ -66,7 +68,8 @@ def presets_text(pairs: Sequence[Pair], whole: bool) -> str:
             "",
             f"# At most {100 * user:g} % of the benign prompts and {100 * assistant:g} % of the benign replies.",
         ]
-        lines += [f"{preset}:", f"  thread: {THREAD}", *(f"  {line}" for side in SIDES for line in sides[side])]
+        lines += [f"{preset}:", f"  thread: {THREAD}", f"  sentences: {{unsafe: {SENTENCES[preset]:g}}}"]
+        lines += [f"  {line}" for side in SIDES for line in sides[side]]
     return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ from guardproxy.calibration import UNCALIBRATED, Calibration
 from guardproxy.frozen import frozen
 from guardproxy.localtext import LocalText, text_of
 from guardproxy.routing import Asked, folded, model_names
+from guardproxy.sentences import SentencePolicy
 from guardproxy.toolviews import is_of_tool
 from guardproxy.types import (
     SEVERITY,
@@ -150,11 +151,9 @@ class ThreadPolicy:
     """How far back each user turn is also judged together with the user turns before it, without the answers."""
 
     turns: Annotated[int, Interval(ge=0)] = 0
-    """User turns that are joined, the current one included; with 0 or 1, each turn is judged by itself. A preset sets
-    4 if the guard is the embedded one."""
+    """User turns that are joined, with the current one; 0 or 1: none. A preset for the embedded guard sets 4."""
     characters: Annotated[int, Interval(ge=100)] = 4000
-    """The most characters of the joined text. Turns that are too long give their beginning and their end. A preset sets
-    2000."""
+    """The most characters of the joined text; a longer turn gives its beginning and its end. A preset sets 2000."""
     unsafe: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """The verdict on the joined text counts from this P(unsafe) on. Most of that text was judged alone before, so it
     may need more certainty than a single turn. A preset sets 0.8."""
@@ -198,6 +197,7 @@ class Policy:
     rewrite: RewritePolicy = RewritePolicy()
     stream: StreamPolicy = StreamPolicy()
     thread: ThreadPolicy = ThreadPolicy()
+    sentences: SentencePolicy = SentencePolicy()
     views: tuple[str, ...] = ()
     calibration: Calibration = UNCALIBRATED
 

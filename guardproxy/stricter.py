@@ -25,6 +25,7 @@ from guardproxy.policy import (
     StreamMode,
     StreamPolicy,
 )
+from guardproxy.sentences import SentencePolicy
 from guardproxy.types import Side
 
 Setting = TypeVar("Setting", bound=str)
@@ -59,6 +60,7 @@ def combined(own: Policy, chosen: Policy) -> Policy:
         history=_stricter(own.history, chosen.history, _HISTORY),
         stream=_stream(own.stream, chosen.stream),
         thread=own.thread if own.thread.turns > 1 else chosen.thread,
+        sentences=_sentences(own.sentences, chosen.sentences),
         block=chosen.block,
         rewrite=replace(chosen.rewrite, instructions=_instructions(own, chosen)),
     )
@@ -117,6 +119,12 @@ def _told(texts: Sequence[LocalText]) -> LocalText:
         place: dict.fromkeys(text.by_place[text.place(reader)] for text in texts) for place, reader in places.items()
     }
     return LocalText({place: "\n\n".join(found) for place, found in told.items()})
+
+
+def _sentences(own: SentencePolicy, chosen: SentencePolicy) -> SentencePolicy:
+    """Sentences are judged if one of the policies wants it, and count from the lower of their bounds on."""
+    bounds = [policy.unsafe for policy in (own, chosen) if policy.unsafe is not None]
+    return SentencePolicy(min(bounds, default=None))
 
 
 def _stricter(own: Setting, chosen: Setting, strictness: Mapping[Setting, int]) -> Setting:

@@ -26,6 +26,7 @@ from guardproxy.policy import (
     decide,
     on_failure,
 )
+from guardproxy.sentences import SentencePolicy
 from guardproxy.stricter import combined, reads_more, stricter
 from guardproxy.types import SEVERITY, Finding, Verdict
 
@@ -205,6 +206,15 @@ def test_what_reads_more_cannot_be_chosen(own: Any, chosen: Any, differing: tupl
     assert reads_more(_policy(**own), _policy("chosen", **chosen)) == differing
 
 
+@pytest.mark.parametrize(
+    ("own", "chosen", "both"), [(None, None, None), (0.8, None, 0.8), (None, 0.9, 0.9), (0.8, 0.9, 0.8)]
+)
+def test_sentences_count_from_the_lower_bound(own: float | None, chosen: float | None, both: float | None) -> None:
+    """They are judged if one of the policies wants it: that can only add findings."""
+    of_own, of_chosen = (_policy(sentences=SentencePolicy(bound)) for bound in (own, chosen))
+    assert combined(of_own, of_chosen).sentences == SentencePolicy(both)
+
+
 def test_a_combination_keeps_its_identity() -> None:
     """What is known of a turn is kept by policy; a changed set of policies makes new combinations."""
     own, chosen = _policy(), _policy("chosen")
@@ -218,6 +228,6 @@ def test_a_combination_keeps_its_identity() -> None:
 def test_every_option_of_a_policy_has_a_place_in_the_combination() -> None:
     """A new option is either combined or the route's own on purpose; write it here, and in `combined` if it must be."""
     of_both = {"name", "version", "user", "assistant", "on_guard_error", "on_overload", "on_opaque", "on_language"}
-    of_both |= {"tool", "history", "stream", "thread"}
+    of_both |= {"tool", "history", "stream", "thread", "sentences"}
     of_the_choice, of_the_route = {"block", "rewrite"}, {"judge", "views", "calibration"}
     assert {field.name for field in fields(Policy)} == of_both | of_the_choice | of_the_route

@@ -9,25 +9,17 @@ credentials and personal data in the text that the audit stores (`observe/maskin
 """
 
 import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from guardproxy.policy import Policy
 from guardproxy.ports import Action, JudgeAgain
+from guardproxy.sentences import sentences
 from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Part, Replace
 
-# A sentence ends at . ! ? or an ideographic stop (with closing quotes), or at a line break. It includes the white space
-# after it.
-_SENTENCE = re.compile(r"[^\n.!?。！？]*(?:[.!?。！？]+[\"'”’)\]]*(?=\s|$)|[.!?。！？]|\n|$)\s*")  # noqa: RUF001
 _EDITABLE = ("text", "refusal", "reasoning", "tool_result")
 _NOT_JUDGED = ("guard_error", "overload")
-
-
-def sentences(text: str) -> list[str]:
-    """Split `text` into sentences, each with the white space after it; joined, they give `text` again."""
-    return [match.group() for match in _SENTENCE.finditer(text) if match.group()]
 
 
 class _Sentence(NamedTuple):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from guardproxy.frozen import frozen
 from guardproxy.observe.masking import text_hash
+from guardproxy.pipeline.reread import SENTENCE
 from guardproxy.policy import ANY, UNSAFE, Policy, decide
 from guardproxy.reviews import Exclusion
 from guardproxy.toolviews import is_of_image
@@ -70,14 +71,16 @@ class Exclusions:
         """What counts of the verdicts on a message, given by view; None if no exclusion covers its text.
 
         The text and its views are covered, but not its images, and so is the thread, or the text would be blocked in
-        every turn but the first. Of a message whose parts readers may join to another text, only the text and its parts
-        are covered.
+        every turn but the first. Of a message whose parts readers may join to another text, only the text, its parts
+        and its sentences are covered.
         """
         covering = self.covering(message.text) if self._by_text else ()
         if not covering:
             return None
         excluded = {exclusion.category for exclusion in covering}
-        covered = {"text", PART} if joined(message) else {view for view, _ in verdicts if not is_of_image(view)}
+        covered = (
+            {"text", PART, SENTENCE} if joined(message) else {view for view, _ in verdicts if not is_of_image(view)}
+        )
         left = [(view, _without(verdict, excluded) if view in covered else verdict) for view, verdict in verdicts]
         return CountedVerdict(worst_of_views(left), covering)
 

@@ -20,11 +20,11 @@ from guardproxy.pipeline.known_turns import KnownTurn, KnownTurns, Prefix, TurnS
 from guardproxy.pipeline.message_views import MessageViews
 from guardproxy.pipeline.readings import readings
 from guardproxy.pipeline.recording import Recorder
-from guardproxy.pipeline.thread import joined_text, own_text
+from guardproxy.pipeline.reread import counted_readings, of_sentences, of_thread
 from guardproxy.pipeline.traits import ORDINARY, GuardTraits
 from guardproxy.pipeline.turns import Turn, edited, in_scope, texts_after
 from guardproxy.pipeline.unread import unread_languages
-from guardproxy.policy import REGENERATE, UNSAFE, Policy, decide, on_failure, on_languages, worst
+from guardproxy.policy import REGENERATE, Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain
 from guardproxy.types import (
     Cause,
@@ -106,7 +106,7 @@ class Judging:
                 asked = [("text", replace(check, conversation=Conversation((*context, words))))]
                 checks = asked if words.text.strip() else []
                 checks += image_checks(context, message, policy, reading, reads_tools=reads_tools)
-            return worst_of_views(await self._verdicts(checks, 0.0))
+            return worst_of_views(await self._verdicts(checks))
         except (Overloaded, JudgingTooLong) as failure:
             self._metrics.guard_refused("overload" if isinstance(failure, Overloaded) else "too_long")
             raise
@@ -133,8 +133,9 @@ class Judging:
         """Judge a message. `context` is recent; `thread`, if any, are the texts of the user turns to join before it.
         A streamed reply, which is judged again and again, has its `growing` views; `unfinished` as in `Check`.
 
-        1. The guard judges the readable text, in its context and in every view; its parts as well, each by itself,
-           unless `by_part` is false: that is for messages that join judged ones. It judges the text with each image.
+        1. The guard judges the readable text, in its context and in every view; its parts and sentences as well, each
+           by itself, unless `by_part` is false: that is for messages that join judged ones. It judges the text with
+           each image.
            The policy's rules decide about what exclusions do not cover.
         2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
            `on_overload` or `on_guard_error` decides (`_unjudged`). A failure never counts as "safe".
@@ -157,9 +158,9 @@ class Judging:
                     asked = Check(Conversation((*context, words)), words.side, stream, unfinished)
                     checks, complete, unread = await self._text_checks(asked, policy, by_part=by_part, growing=growing)
                 checks += image_checks(context, message, policy, reading, reads_tools=reads_tools)
-                checks += _of_thread(message, thread, policy)
-                least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
-                by_view = await self._verdicts(checks, least)
+                checks += of_sentences(words, checks, policy) if by_part and says else []
+                checks += of_thread(message, thread, policy)
+                by_view = await self._verdicts(checks, policy)
             except GuardUnavailable as failure:
                 return self._unjudged(failure, message, policy, unread, complete=complete)
             scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
@@ -220,19 +221,17 @@ class Judging:
         size = len(text) + sum(len(view.text) for view in views)
         return await computed(size, unread_languages, text, views, self._reads)
 
-    async def _verdicts(self, checks: Sequence[tuple[str, Check]], least: float) -> list[tuple[str, Verdict]]:
-        """The verdicts on a message, its views, and on its thread, if that is the last of these checks.
-
-        The verdict on the thread counts only from a P(unsafe) of `least` on; its usage counts anyway.
-        """
+    async def _verdicts(
+        self, checks: Sequence[tuple[str, Check]], policy: Policy | None = None
+    ) -> list[tuple[str, Verdict]]:
+        """The verdicts on a message, its views, its sentences and its thread; of these two, what the policy counts."""
         started = time.perf_counter()
         with AsOneRequest():
             verdicts = await gathered([self.guard.judge(check) for _, check in checks])
         usage = verdicts[0].usage if len(verdicts) == 1 else usage_in_parallel([one.usage for one in verdicts])
         self._metrics.guard(time.perf_counter() - started, usage)
-        if checks[-1][0] == "thread" and verdicts[-1].unsafe < least:
-            verdicts[-1] = replace(verdicts[-1], unsafe=0.0, findings=())
-        return [(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)]
+        by_view = [(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)]
+        return by_view if policy is None else counted_readings(by_view, checks[0][1].side, policy)
 
     async def act(
         self,
@@ -342,14 +341,6 @@ def _checks(step: str, asked: Check, views: Iterable[View]) -> list[tuple[str, C
         name = f"{step}+{view.name}" if step else view.name
         checks.append((name, Check(Conversation((*context, viewed)), asked.side, of_stream, unfinished)))
     return checks
-
-
-def _of_thread(message: Message, thread: Texts, policy: Policy) -> list[tuple[str, Check]]:
-    """The check of a user's text behind those of earlier turns, without a context; none if there is nothing to join."""
-    own = own_text(message) if thread else ""
-    behind = joined_text((*thread, own), policy.thread.characters) if own else ""
-    joined = Message(message.role, (Part(message.parts[0].path, behind),))
-    return [("thread", Check(Conversation((joined,)), message.side))] if behind else []
 
 
 def _decision(message: Message, policy: Policy, scores: TurnScores, counted: Verdict) -> Decision:

@@ -19,6 +19,7 @@ from guardproxy.policy import (
     StreamPolicy,
     ThreadPolicy,
 )
+from guardproxy.sentences import SentencePolicy
 from guardproxy.views import VIEWS
 
 Probability = Annotated[float, Interval(ge=0, le=1)]
@@ -29,6 +30,7 @@ Text = Annotated[str, Len(1)]
 
 _STREAM, _JUDGE = StreamPolicy(), JudgeScope()
 _THREAD = ThreadPolicy()
+_SENTENCES = SentencePolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class PolicySettings:
 
     preset: PresetName | None = None
     """Rules for the embedded guard, by their strictness; own rules of the policy replace them, category by category. If
-    the guard is the embedded one alone, the preset sets `thread` as well."""
+    the guard is the embedded one alone, the preset sets `thread` and `sentences` as well."""
     user: Mapping[str, ThresholdSettings] = field(default_factory=dict)
     """Rules for requests: by category, `unsafe` for the overall probability, "*" for all other categories."""
     assistant: Mapping[str, ThresholdSettings] = field(default_factory=dict)
@@ -153,6 +155,8 @@ class PolicySettings:
     """How streamed replies are held back until they are judged."""
     thread: ThreadPolicy = _THREAD
     """Whether each user turn is also judged together with the user turns before it, without the answers."""
+    sentences: SentencePolicy = _SENTENCES
+    """Whether the sentences of a user's text are also judged, each by itself."""
     views: tuple[str, ...] = VIEWS
     """Other forms of a text, such as decoded base64, that are judged as well if they differ from it."""
 

@@ -1,4 +1,4 @@
-"""Presets: named rules for the embedded guard, and how it reads a conversation, on which a policy can build.
+"""Presets: named rules for the embedded guard, and how it reads user turns, on which a policy can build.
 
 Their thresholds are for the guard's own probabilities. With a calibration they are calibrated too, so that a preset
 decides the same.
@@ -12,7 +12,7 @@ from guardproxy.settings.yaml_tree import START, Node, SourcePosition
 from guardproxy.types import Side
 
 DEFAULT_PRESET: PresetName = "balanced"
-_THREAD = "thread"
+_THREAD, _SENTENCES = "thread", "sentences"
 _FAMILY = "classifier"  # of the embedded guard
 _OTHERS = frozenset({"all", "cascade", "by_language", "by_role"})
 _NONE, _NO_SHIFT = Node(None, START, START), Node(0.0, START, START)
@@ -34,9 +34,9 @@ def apply_presets(root: Node) -> None:
     """Add what its preset says to every policy that names one.
 
     A policy's own rules of a category replace the preset's, and its `unsafe` beside the sides replaces those of both
-    sides. The options of `thread` are added if the guard is the embedded one alone: with others they were not measured,
-    and they cost a check for each request. What is added has the position of the preset's name (`is_inherited`). An
-    unknown name adds nothing.
+    sides. The options of `thread` and `sentences` are added if the guard is the embedded one alone: with others they
+    were not measured, and they cost further checks. What is added has the position of the preset's name
+    (`is_inherited`). An unknown name adds nothing.
     """
     policies, calibration = root.get("policies"), _calibration(root)
     embedded = _is_embedded(root.get("guard"))
@@ -45,8 +45,8 @@ def apply_presets(root: Node) -> None:
         if chosen is not None and chosen.text() in PRESETS:
             preset = preset_rules(str(chosen.value))
             _add_rules(policy, preset, chosen.position, calibration)
-            if embedded:
-                _add_thread(policy, preset, chosen.position, calibration)
+            for section in (_THREAD, _SENTENCES) if embedded else ():
+                _add_options(policy, preset, section, chosen.position, calibration)
 
 
 def is_inherited(policy: Node, node: Node) -> bool:
@@ -83,7 +83,7 @@ def _add_rules(policy: Node, preset: Node, position: SourcePosition, calibration
         return
     overall = policy.get(UNSAFE) is not None
     for side, rules in preset.entries():
-        if side == _THREAD:
+        if side in (_THREAD, _SENTENCES):
             continue
         own = policy.value.setdefault(side, Node({}, position, position))
         if isinstance(own.value, dict):
@@ -103,14 +103,14 @@ def _calibrated(rule: Node, position: SourcePosition, calibration: Calibration, 
     return Node(nodes, position, position)
 
 
-def _add_thread(policy: Node, preset: Node, position: SourcePosition, calibration: Calibration) -> None:
-    """Add the options of `thread` that the policy does not set, unless it joins no turns."""
-    thread = preset.get(_THREAD)
-    if thread is None or not isinstance(policy.value, dict):
+def _add_options(policy: Node, preset: Node, section: str, position: SourcePosition, calibration: Calibration) -> None:
+    """Add the options of `thread` or `sentences` that the policy does not set, unless it joins no turns."""
+    given = preset.get(section)
+    if given is None or not isinstance(policy.value, dict):
         return
-    own = policy.value.setdefault(_THREAD, Node({}, position, position))
+    own = policy.value.setdefault(section, Node({}, position, position))
     turns = own.get("turns")
     if isinstance(own.value, dict) and not (turns is not None and turns.value in (0, 1)):
-        for option, node in thread.entries():
+        for option, node in given.entries():
             value = calibration.value("user", UNSAFE, node.number() or 0.0) if option == UNSAFE else node.value
             own.value.setdefault(option, Node(value, position, position))

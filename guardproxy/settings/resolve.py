@@ -214,6 +214,7 @@ def _policy(name: str, policy: PolicySettings, version: str, calibration: Calibr
         rewrite=_rewrite(policy.rewrite),
         stream=policy.stream,
         thread=policy.thread,
+        sentences=policy.sentences,
         views=policy.views,
         calibration=calibration,
     )

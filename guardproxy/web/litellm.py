@@ -11,7 +11,6 @@ from typing import Any
 
 from starlette.types import Receive, Scope
 
-from guardproxy.actions.redact import sentences
 from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
 from guardproxy.images import InlineImage
 from guardproxy.offload import computed
@@ -19,6 +18,7 @@ from guardproxy.pipeline import moderated, texts_after
 from guardproxy.pipeline.reach import reach_of
 from guardproxy.policy import Policy
 from guardproxy.ports import Answer
+from guardproxy.sentences import sentences
 from guardproxy.settings import Limits
 from guardproxy.types import Message, Part, Pass, Refuse, Replace, Steer
 from guardproxy.web.apis import list_at, strings_at, text_at

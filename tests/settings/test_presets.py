@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from guardproxy.errors import ConfigError
 from guardproxy.policy import PRESETS, PresetName, Rule, ThreadPolicy, decide
+from guardproxy.sentences import SentencePolicy
 from guardproxy.settings import load, load_text, starter
 from guardproxy.settings.presets import default_policies
 from guardproxy.types import SIGNALS, Finding, Verdict
@@ -104,6 +105,19 @@ def test_a_policy_may_change_the_thread_of_its_preset(own: str, thread: ThreadPo
     assert read_policy.thread == thread
     same = read_policy.version == load(None, {}, NAMES).policies.policies["default"].version
     assert same is (thread == THREAD)
+
+
+@pytest.mark.parametrize(("preset", "bound"), [("strict", 0.8), ("balanced", 0.9), ("permissive", 0.94)])
+def test_a_preset_judges_sentences_for_the_embedded_guard_alone(preset: str, bound: float) -> None:
+    """A policy may set another bound, or null to judge none."""
+
+    def bound_of(text: str, guard: str = "") -> float | None:
+        return read(f"{guard}{POLICIES}    preset: {preset}\n{text}").policies.policies["default"].sentences.unsafe
+
+    assert bound_of("") == bound
+    assert bound_of("    sentences: {unsafe: 0.5}\n") == 0.5
+    assert bound_of("    sentences: {unsafe: null}\n") is None
+    assert SentencePolicy().unsafe is None
 
 
 def test_mistakes_of_a_thread() -> None:

@@ -1,0 +1,64 @@
+"""Cutting a text into sentences, and into the passages that are judged one by one."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardproxy.sentences import passages, sentences
+
+WORDS = "We bake the bread at home"
+TEXTS = st.text(st.sampled_from(list("ab .!?\n。\"')")), max_size=200) | st.text(max_size=100)
+
+
+@given(TEXTS)
+def test_no_character_is_lost(text: str) -> None:
+    """The sentences are the text, and the passages are all of it but white space."""
+    assert "".join(sentences(text)) == text
+    found = passages(text)
+    assert len(found) != 1
+    assert not found or "".join("".join(found).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("One sentence of five words.", []),
+        (f"{WORDS}. How do they do that?", [f"{WORDS}.", "How do they do that?"]),
+        (f"{WORDS}\n{WORDS}", [WORDS, WORDS]),
+        (f"Hello. {WORDS}! {WORDS}", [f"Hello. {WORDS}!", WORDS]),
+        (f"{WORDS}? 12 1796263819.12", []),
+        (f"{WORDS}? 12 1796 26 38 19.12", [f"{WORDS}?", "12 1796 26 38 19.12"]),
+        (f"{WORDS}. No. Yes. {WORDS}. Ok.", [f"{WORDS}.", f"No. Yes. {WORDS}. Ok."]),
+        ("a cake of 3.5 pounds for example.com guests.", []),
+        ("私は家でパンを焼きます。" * 2, []),
+    ],
+)
+def test_passages(text: str, expected: list[str]) -> None:
+    """Short sentences are read with a neighbour; a stop inside a number or a name ends no sentence."""
+    assert passages(text) == expected
+
+
+@pytest.mark.parametrize("number", [2, 64, 65, 128, 900])
+def test_passages_are_bounded(number: int) -> None:
+    """Of many sentences, as many neighbours are read together as it takes to have at most 64 texts."""
+    found = passages(f"{WORDS}. " * number)
+    assert len(found) == -(-number // -(-number // 64)) <= 64
+    assert {text.count(".") for text in found[:-1]} == {-(-number // 64)}
+
+
+def test_a_long_text_has_no_passages() -> None:
+    """They would be too long to show harm among harmless text, and cost as much again."""
+    line = f"{WORDS}.\n"
+    assert passages(line * (25_600 // len(line)))
+    assert passages(line * (25_600 // len(line) + 1)) == []
+
+
+@pytest.mark.parametrize("text", ["." * 25_600 + "a", "a." * 12_800, '."' * 12_800 + "a", "!?" * 12_800])
+def test_hostile_texts_take_no_time(text: str) -> None:
+    """The time grows with the length of the text, not with its square."""
+    began = time.thread_time()
+    passages(text)
+    assert time.thread_time() - began < 1
