@@ -107,9 +107,7 @@ class FrameDecoder(ABC):
         parted, ends = self._parted(pieces, name)
         columns = [_numbers(column) if place in numbers else _texts(column) for place, column in enumerate(parted)]
         count = min(map(len, columns), default=0)
-        if not count or ends[count - 1] > self._limit:
-            return NO_REPETITIONS
-        return Repetitions([column[:count] for column in columns], ends[:count])
+        return Repetitions([column[:count] for column in columns], ends[:count]) if count else NO_REPETITIONS
 
     def _parted(self, pieces: Sequence[bytes], name: str) -> tuple[list[list[bytes]], list[int]]:
         """Split the next frames at these pieces: the values of each gap, unchecked, and where each frame ends."""
@@ -117,7 +115,8 @@ class FrameDecoder(ABC):
         if around is None:
             return [], []
         head, tail = around[0] + pieces[0], pieces[-1] + around[1]
-        end = self._buffer.rfind(tail, len(head), _LOOKS_AHEAD) if self._buffer.startswith(head) else -1
+        most = min(_LOOKS_AHEAD, self._limit)
+        end = self._buffer.rfind(tail, len(head), most) if self._buffer.startswith(head) else -1
         if end < 0:
             return [], []
         frames = bytes(self._buffer[len(head) : end]).split(tail + head)

@@ -21,7 +21,6 @@ arrays of Google's APIs are in `wires/gemini/array.py`.
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.framing import (
@@ -156,8 +155,7 @@ class Sse(_LineDecoder):
         if not pieces[-1].endswith(behind[1:]):
             return [], []
         columns, ends = super()._parted([*pieces[:-1], pieces[-1].removesuffix(behind[1:]) + before, behind], name)
-        padding = [*takewhile(bool, columns.pop())] if columns else []
-        return ([column[: len(padding)] for column in columns], ends) if are_padding(before, padding) else ([], [])
+        return (columns[:-1], ends) if columns and are_padding(before, columns[-1]) else ([], [])
 
     def _next(self, *, ended: bool) -> Frame | None:
         if not self._skip_bom():

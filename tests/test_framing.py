@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardproxy.framing import NO_REPETITIONS, FrameDecoder
+from guardproxy.errors import UpstreamUnreadable
+from guardproxy.framing import LIMIT, NO_REPETITIONS, FrameDecoder
 from guardproxy.sse import Ndjson, Sse
 from guardproxy.wires.gemini.array import JsonArray
 
@@ -24,10 +25,10 @@ PIECES = [b'{"n":', b',"t":"', b'"}']
 every_format = pytest.mark.parametrize("name", FORMATS)
 
 
-def opened(name: str) -> FrameDecoder:
+def opened(name: str, limit: int = LIMIT) -> FrameDecoder:
     """Return a decoder that has read the first frames."""
     make, start, _, _ = FORMATS[name]
-    decoder = make()
+    decoder = make(limit)
     decoder.feed(start)
     return decoder
 
@@ -53,6 +54,7 @@ def framed(name: str, values: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
             ("3", "a\t"),
             ("3", '\\\\"'),
         ),
+        ("3", "\\u00eg"),
         ("3", "\\u\u0661234"),
     ],
 )
@@ -85,9 +87,23 @@ def test_every_text_that_may_leave_is_found(name: str, texts: list[tuple[str, bo
 
 TOKENS = st.sampled_from(
     [
-        *(b'"', b"\\", b"\\\\", b'\\"', b"\\n", b"\\u", b"\\u00e9", b"\\ud83d", b"\\ude00", b"\\u0000", b"00e9", b"a"),
+        *(
+            b'"',
+            b"\\",
+            b"\\\\",
+            b'\\"',
+            b"\\n",
+            b"\\u",
+            b"\\u00e9",
+            b"\\ud83d",
+            b"\\ude00",
+            b"\\u0000",
+            b"00e9",
+            b"\\u00eg",
+            b"a",
+        ),
         *(b"\n", b"\n\n", b"\r\n\r\n", b"\r", b"\x00", b"\t", b" ", b"\xc3\xa9", b"\xc3", b"\xe2\x80\xa8", b"\xc2\x85"),
-        *(b",", b",\r\n", b"data: ", b"}", b"{", b"[", b"]", *PIECES, b'","', b'"},\r\n{"n":', b"1"),
+        *(b",", b",\r\n", b"data: ", b"}", b"{", b"[", b"]", *PIECES, b'","', b'"},\r\n{"n":', b"1", b"\\u00eg"),
     ]
 )
 VALUES = st.lists(TOKENS, max_size=4).map(b"".join)
@@ -111,6 +127,63 @@ def test_what_is_found_is_what_a_parser_reads(name: str, values: list[tuple[byte
     assert [json.loads(frame.data or b"") for frame in frames] == expected
     assert "".join(texts).encode()
     assert all(texts)
+
+
+@every_format
+def test_a_frame_in_a_row_is_bounded_as_any_other(name: str) -> None:
+    """A frame that is too large is no repetition: who reads it in full refuses it."""
+    decoder = opened(name, 50)
+    frames = framed(name, [(b"1", b"a"), (b"2", b"b" * 50)])
+    decoder.add(b"".join(frames))
+    assert decoder.repetitions(PIECES, [0]) == ([["1"], ["a"]], [len(frames[0])])
+    assert decoder.take(len(frames[0])) == frames[0]
+    assert decoder.repetitions(PIECES, [0]) == NO_REPETITIONS
+    with pytest.raises(UpstreamUnreadable, match="larger than 50 bytes"):
+        decoder.next()
+
+
+def test_an_item_that_has_come_in_part_may_begin_a_row() -> None:
+    """What was found out about its start is forgotten: the items behind the row are read as any others."""
+    decoder, frames = opened("array"), framed("array", [(b"1", b"a"), (b"2", b"b")])
+    decoder.add(frames[0][:-4])
+    assert decoder.next() is None
+    decoder.add(frames[0][-4:] + frames[1])
+    ends = decoder.repetitions(PIECES, [0]).ends
+    assert decoder.take(ends[-1]) == b"".join(frames)
+    assert [frame.raw for frame in decoder.feed(b',\n{"x":[1]}]')] == [b',\n{"x":[1]}', b"]"]
+
+
+def test_behind_the_end_of_an_array_is_no_row() -> None:
+    """An item there is refused as any other."""
+    decoder = opened("array")
+    assert len(decoder.feed(b"]")) == 1
+    decoder.add(b"".join(framed("array", [(b"1", b"a"), (b"2", b"b")])))
+    assert decoder.repetitions(PIECES, [0]) == NO_REPETITIONS
+    with pytest.raises(UpstreamUnreadable):
+        decoder.next()
+
+
+@pytest.mark.parametrize("name", ["events", "events, CR LF"])
+def test_an_event_that_is_read_by_lines_begins_no_row(name: str) -> None:
+    """Its first line has been read when the rest of it comes."""
+    decoder, frames = opened(name), framed(name, [(b"1", b"a"), (b"2", b"b")])
+    size = len(frames[0]) - len(FORMATS[name][3]) // 2
+    decoder.add(frames[0][:size])
+    assert decoder.next() is None
+    decoder.add(frames[0][size:] + frames[1])
+    assert decoder.repetitions(PIECES, [0]) == NO_REPETITIONS
+    first = decoder.next()
+    assert first is not None
+    assert first.raw == frames[0]
+    assert decoder.repetitions(PIECES, [0]).ends == [len(frames[1])]
+
+
+def test_events_that_end_with_carriage_returns_are_no_row() -> None:
+    """A line feed that comes behind the last of them would belong to the event."""
+    decoder, event = Sse(), b'data: {"n":1,"t":"a"}\r\r'
+    decoder.add(b"data: {}\r\r" + 2 * event)
+    assert decoder.next() is not None
+    assert decoder.repetitions(PIECES, [0]) == NO_REPETITIONS
 
 
 @every_format

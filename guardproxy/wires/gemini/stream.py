@@ -162,8 +162,10 @@ class GeminiStream(BaseStream):
         candidates = candidates_of(event.body)
         candidate = candidates[0] if len(candidates) == 1 else {}
         parts = (candidate.get("content") or {}).get("parts") or []
-        if len(parts) != 1 or value_of(candidate, "logprobsResult") is not None or not path.endswith("].text"):
+        if len(parts) != 1 or value_of(candidate, "logprobsResult") is not None:
             return None
+        if self.state_of(index_of(candidate, 0)).extra["path"] != path:
+            return None  # the only text is none of the part
         return Gaps((_TEXT, *_counts(event.body)), "text")
 
     def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
