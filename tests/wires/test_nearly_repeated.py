@@ -77,7 +77,10 @@ GEMINI = {
     "a call": [chunk(say("a")), chunk(say("b"), {"functionCall": {"name": "f", "args": {}}}), chunk(say("c"))],
 }
 OLLAMA = {
-    "tokens ahead of the text": [thought("a"), thought("b"), line("c", logprobs=tokens("c", "how to")), thought("d")],
+    "tokens ahead of the text": [
+        *(line("x"), line("y"), thought("a"), thought("b")),
+        *(line("c", logprobs=tokens("c", "how to")), thought("d"), line(" how to")),
+    ],
     "tokens behind thinking": [
         thought("a"),
         thought("b"),
