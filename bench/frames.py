@@ -3,8 +3,8 @@
     python -m bench.frames [NAME ...]
 
 Each protocol's frames, 600 with a word each, come in pieces of 4 KB, as `pipeline.slices` cuts them. The figure is what
-the wire's reader needs, without connections, checks and release: the difference of two processes, which read the stream
-once and five times. `escapes` are chat completions of which every third text has a line break and an accent.
+the wire's reader needs, without connections, checks and release, after it has read the stream once. `escapes` are chat
+completions of which every third text has a line break and an accent.
 """
 
 import argparse
@@ -13,16 +13,19 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 from guardproxy import wires
 from guardproxy.registry import load
 
 FRAMES = 600
-ROUNDS = (1, 5)
+ROUNDS = 3
 WORDS = ("The ", "quick ", "brown ", "fox ", "jumps ", "over ", "the ", "lazy ", "dog ", "and ", "naps. ")
 _SLICE = 4096
 _GEMINI = "/v1beta/models/m:streamGenerateContent"
@@ -93,6 +96,11 @@ def _body(name: str, number: int, text: str) -> dict[str, Any]:
     return {"model": "llama3.2", "created_at": f"2026-01-01T00:00:00.{number:06}Z", **said, "done": False}
 
 
+@cache
+def _stream(name: str) -> bytes:
+    return b"".join(_frames(name))
+
+
 def _frames(name: str) -> Iterator[bytes]:
     stream = STREAMS[name]
     texts = [
@@ -113,7 +121,7 @@ def read(name: str, rounds: int) -> None:
     stream = STREAMS[name]
     wire = load(stream.wire, wires.REGISTRY, "wire")
     request = {"model": "m", "stream": True, "max_tokens": 9, stream.key: stream.turn}
-    raw = b"".join(_frames(name))
+    raw = _stream(name)
     for _ in range(rounds):
         reader = wire.open_stream(wire.parse_request(stream.path, json.dumps(request).encode()), stream.content_type)
         for start in range(0, len(raw), _SLICE):
@@ -122,32 +130,73 @@ def read(name: str, rounds: int) -> None:
             raise RuntimeError(f"not all frames of {name} were read")
 
 
-def _instructions(name: str, rounds: int) -> int:
-    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-m", "bench.frames"]
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    arguments = [*command, name, "--read", str(rounds)]
-    output = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment).stderr
-    found = re.search(r"Collected : (\d+)", output)
-    if found is None:
-        raise RuntimeError(f"valgrind has counted nothing:\n{output}")
-    return int(found[1])
+def serve() -> None:
+    """Read a stream once for every name that comes by standard input, and say so: the process that is counted."""
+    for line in sys.stdin:
+        read(line.strip(), ROUNDS)
+        print("done", flush=True)
+
+
+class Counter:
+    """A process in a simulated CPU that reads streams."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        tool = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
+        self._process = subprocess.Popen(
+            [*tool, sys.executable, "-m", "bench.frames", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            text=True,
+        )
+
+    def count(self, name: str) -> int:
+        """The instructions of ROUNDS readings of a stream."""
+        self._read(name)
+        self._control("-i", "on")
+        self._control("-z")
+        self._read(name)
+        self._control("-d", name)
+        self._control("-i", "off")
+        dump = max(self._folder.glob("out.*"), key=lambda path: int(path.suffix[1:]))
+        found = re.search(r"^(?:totals|summary): (\d+)", dump.read_text(), re.MULTILINE)
+        if found is None:
+            raise RuntimeError(f"valgrind has counted nothing for {name}")
+        return int(found[1])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _read(self, name: str) -> None:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("the process has no pipes")
+        self._process.stdin.write(f"{name}\n")
+        self._process.stdin.flush()
+        if self._process.stdout.readline() != "done\n":
+            raise RuntimeError(f"the stream of {name} could not be read")
+
+    def _control(self, *arguments: str) -> None:
+        subprocess.run(["callgrind_control", *arguments, str(self._process.pid)], check=True, capture_output=True)
 
 
 def main() -> None:
     """Parse the command line, count and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(STREAMS)}; all if none is given")
-    parser.add_argument(
-        "--read", type=int, metavar="ROUNDS", help="only read the stream, for the process that is counted"
-    )
+    parser.add_argument("--serve", action="store_true", help="only read streams: the process that is counted")
     args = parser.parse_args()
-    if args.read:
-        read(args.names[0], args.read)
+    if args.serve:
+        serve()
         return
     print("| frames | M user instructions to read one |\n|---|--:|")
-    for name in args.names or STREAMS:
-        once, often = (_instructions(name, rounds) for rounds in ROUNDS)
-        print(f"| {name} | {(often - once) / (ROUNDS[1] - ROUNDS[0]) / FRAMES / 1e6:.3f} |", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        counter = Counter(Path(folder))
+        for name in args.names or STREAMS:
+            print(f"| {name} | {counter.count(name) / ROUNDS / FRAMES / 1e6:.3f} |", flush=True)
+        counter.close()
 
 
 if __name__ == "__main__":
