@@ -21,7 +21,7 @@ _NAMES = (b'"obfuscation"', b'"p"')
 # None is padding, so that it is the last such member of the event that is found, wherever the search begins.
 _BEHIND = rb'(?:, ?"(?!obfuscation"|p")[a-z_]{1,32}": ?(?:null|[0-9]{1,15}|"[0-9A-Za-z_.:-]{0,64}")){0,16}\}'
 _MEMBER = re.compile(rb'(, ?"(?:obfuscation|p)": ?")([0-9A-Za-z]*)("' + _BEHIND + rb")")
-_LAST_MEMBER = re.compile(_MEMBER.pattern + rb"(?=\n\n)")
+_LAST_MEMBER = re.compile(_MEMBER.pattern + rb"(?=(?:\r?\n){2})")
 _ALPHABETS = tuple(8 * letters.encode() for letters in (ascii_lowercase + digits, ascii_letters + digits))
 
 
@@ -63,7 +63,7 @@ def are_padding(before: bytes, values: Iterable[bytes]) -> bool:
 
 
 def with_other_padding(events: bytes) -> bytes:
-    """Return events with other characters as padding. Each has padding, and two line feeds at its end."""
+    """Return events with other characters as padding. Each has padding, and two line ends (LF or CR LF) behind it."""
     return _LAST_MEMBER.sub(_other, events)
 
 

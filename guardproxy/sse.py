@@ -20,105 +20,37 @@ arrays of Google's APIs are in `wires/gemini/array.py`.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
-from itertools import accumulate, takewhile
-from operator import itemgetter
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
 
 from guardproxy.errors import UpstreamUnreadable
+from guardproxy.framing import (
+    BLANK,
+    CONTROLS,
+    LIMIT,
+    SEPARATOR,
+    Frame,
+    FrameDecoder,
+    one_line,
+    too_large,
+    without_separators,
+)
 from guardproxy.padding import are_padding, unpadded, with_other_padding
-
-LIMIT = 32 * 1024 * 1024  # bytes of one frame; the last frame of a Responses stream repeats the whole answer
 
 KEEP_ALIVE = b": keep-alive\n\n"  # a comment, which an event stream may contain between two events
 
 _BOM = b"\xef\xbb\xbf"
 _EOL = re.compile(rb"\r\n|\n|\r")
-BLANK = b" \t\r\n"
-
-# JSON allows no control character except for these blanks.
-_CONTROLS = bytes(byte for byte in range(32) if byte not in BLANK)
-_NOT_ORDINARY = _CONTROLS + b"\r"
-# What has a meaning of its own in a JSON string, and what may not leave as it is.
-_NOT_PLAIN = re.compile(rb'["\\\x00-\x1f]|\xc2\x85|\xe2\x80[\xa8\xa9]')
-# The characters above ASCII at which `str.splitlines` ends a line.
-_SEPARATOR = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")
-_ESCAPES = {b"\xc2\x85": rb"\u0085", b"\xe2\x80\xa8": rb"\u2028", b"\xe2\x80\xa9": rb"\u2029"}
+_NOT_ORDINARY = CONTROLS + b"\r"
 _ID = re.compile(rb"[0-9a-fA-F:.\-]{0,64}")
 _RETRY = re.compile(rb"[0-9]{1,9}")
-_NUMBER = re.compile(rb"0|[1-9][0-9]{0,14}")
-_LOOKS_AHEAD = 32 * 1024  # bytes
 
 
-class Frame(NamedTuple):
-    """A frame. `raw` is what the client may get of it: its own bytes, unless the rule of this module changes them.
-
-    `data` is its payload, None for a comment or a blank line. `event` is the name of the event, whether or not `raw`
-    contains it. `complete` is False for the last frame of an input that ended in the middle of it.
-    """
-
-    raw: bytes
-    data: bytes | None
-    event: str = ""
-    complete: bool = True
-
-
-class FrameDecoder(Protocol):
-    """Splits a stream into frames."""
-
-    def feed(self, data: bytes) -> list[Frame]:
-        """Return the frames that `data` completes. Raises UpstreamUnreadable."""
-        ...
-
-    def finish(self) -> list[Frame]:
-        """Return the rest as frames, after the end of the input. Raises UpstreamUnreadable."""
-        ...
-
-
-def too_large(limit: int) -> UpstreamUnreadable:
-    """The error for a frame of more than `limit` bytes."""
-    return UpstreamUnreadable(f"a frame of the stream is larger than {limit} bytes")
-
-
-def one_line(text: bytes) -> bytes:
-    """Return a JSON text in one line for every reader; line ends behind it stay.
-
-    A line break in JSON is outside of strings, where a space means the same. Raises as `without_separators`.
-    """
-    text = without_separators(text)
-    line = text.rstrip(b"\r\n")
-    if b"\r" in line or b"\n" in line:
-        text = line.replace(b"\r", b" ").replace(b"\n", b" ") + text[len(line) :]
-    return text
-
-
-def without_separators(text: bytes) -> bytes:
-    """Return JSON text with the separators escaped at which `str.splitlines` ends a line.
-
-    A separator can only be in a string, where its escape means the same. Raises UpstreamUnreadable for a control
-    character.
-    """
-    if len(text.translate(None, _CONTROLS)) != len(text):
-        raise UpstreamUnreadable("a frame of the stream contains a control character, which JSON does not allow")
-    return text if text.isascii() else _SEPARATOR.sub(lambda found: _ESCAPES[found[0]], text)
-
-
-def _until_odd(column: list[bytes], is_number: bool) -> list[bytes]:
-    """Return the values in front of the first that is empty, and no number or no string without escapes."""
-    if is_number:
-        return [*takewhile(_NUMBER.fullmatch, column)]
-    if b"" in column or _NOT_PLAIN.search(b" ".join(column)):
-        return [*takewhile(lambda value: value and not _NOT_PLAIN.search(value), column)]
-    return column
-
-
-class _LineDecoder:
+class _LineDecoder(FrameDecoder):
     """The base of the decoders of lines: splits off the byte order mark, and finds the ends of lines."""
 
     def __init__(self, limit: int, eol: re.Pattern[bytes]) -> None:
-        self._limit = limit
+        super().__init__(limit)
         self._eol = eol
-        self._buffer = bytearray()
         self._line = 0  # start of the current line in the buffer
         self._scan = 0  # the buffer has been searched for a line end up to here
         self._begun = False  # whether the first bytes have been checked for a byte order mark
@@ -149,12 +81,13 @@ class _LineDecoder:
 
     def _take(self) -> bytes:
         """Remove the bytes before the current line from the buffer and return them."""
-        raw = bytes(self._buffer[: self._line])
-        del self._buffer[: self._line]
-        self._line = self._scan = 0
+        raw = super().take(self._line)
         if len(raw) > self._limit:
             raise too_large(self._limit)
         return raw
+
+    def _restart(self) -> None:
+        self._line = self._scan = 0
 
     def _check(self) -> None:
         if len(self._buffer) > self._limit:
@@ -174,6 +107,7 @@ class Sse(_LineDecoder):
         self._padded = padded
         self._around_padding = (b"", b"")  # what stands before and behind that of the latest event, if it has any
         self._names = frozenset(name.encode() for name in events) | {b""}
+        self._blank = b"\n"  # the blank line at the end of the latest event
         self._start_event()
 
     def _start_event(self) -> None:
@@ -184,77 +118,21 @@ class Sse(_LineDecoder):
         self._data_end = b""
         self._is_changed = False  # `_kept` is not what came
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """Return the events that `data` completes. Raises UpstreamUnreadable."""
-        self.add(data)
-        frames = self._frames(ended=False)
-        self._check()
-        return frames
-
-    def add(self, data: bytes) -> None:
-        """Add input, whose events `next` takes and `repetitions` finds."""
-        self._buffer += data
-
     def next(self) -> Frame | None:
         """Return the next complete event, None if there is none. Raises UpstreamUnreadable."""
-        frames = self._frames(ended=False, one=True)
-        if frames:
-            return frames[0]
-        self._check()
-        return None
-
-    def repetitions(
-        self, pieces: Sequence[bytes], numbers: Collection[int], name: str = ""
-    ) -> tuple[list[list[str]], list[int]]:
-        """Find the next events as long as they are `data: ` and these pieces of JSON text, with a value in each gap.
-
-        The gaps in `numbers` have whole numbers, the others strings without escapes: there, one piece ends with the
-        quote before the string, and the next begins with the one behind it. `name` is that of the events, if they have
-        one. Returns the values of each gap, none of which is empty, and where each event ends in the input. It looks
-        no further than _LOOKS_AHEAD bytes, so that the time is linear whatever the caller leaves in the input. Padding
-        stands in the events as in the latest one, and in no piece.
-        """
-        before, behind = self._around_padding
-        if before:
-            if not pieces[-1].endswith(behind[1:]):
-                return [], []
-            pieces = [*pieces[:-1], pieces[-1].removesuffix(behind[1:]) + before, behind]
-        head, tail = (f"event: {name}\ndata: " if name else "data: ").encode() + pieces[0], pieces[-1] + b"\n\n"
-        is_start = self._line == 0 and self._buffer.startswith(head)
-        end = self._buffer.rfind(tail, len(head), _LOOKS_AHEAD) if is_start else -1
-        if end < 0:
-            return [], []
-        events = bytes(self._buffer[len(head) : end]).split(tail + head)
-        columns, rest = [], events
-        for piece in pieces[1:-1]:
-            parted = [*takewhile(itemgetter(1), [event.partition(piece) for event in rest])]
-            columns.append([value for value, _, _ in parted])
-            rest = [behind for _, _, behind in parted]
-        columns.append(rest)
-        if before and not are_padding(before, columns[-1]):
-            return [], []
-        columns = [_until_odd(column, place in numbers) for place, column in enumerate(columns)]
-        count = min(map(len, columns))
-        if before:
-            del columns[-1]
-        try:
-            values = [b"\0".join(column[:count]).decode().split("\0") for column in columns] if count else []
-        except UnicodeDecodeError:
-            return [], []
-        around = len(head) + len(tail)
-        ends = [*accumulate([len(event) + around for event in events[:count]])]
-        return (values, ends) if values and ends[-1] <= self._limit else ([], [])
+        frame = self._next(ended=False)
+        if frame is None:
+            self._check()
+        return frame
 
     def take(self, size: int) -> bytes:
-        """Remove bytes from the start of the input, which end with an event, and return them."""
-        raw = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        self._scan = 0
+        """Remove bytes from the start of the input, which end with an event, and return them with other padding."""
+        raw = super().take(size)
         return with_other_padding(raw) if self._around_padding[0] else raw
 
     def finish(self) -> list[Frame]:
         """Return the rest; a last event without its blank line is an incomplete frame."""
-        frames = self._frames(ended=True)
+        frames = [*iter(lambda: self._next(ended=True), None)]
         if self._buffer:
             if line := bytes(self._buffer[self._line :]):
                 self._field(line, b"")
@@ -262,49 +140,61 @@ class Sse(_LineDecoder):
             frames.append(self._frame(b"", complete=False))
         return frames
 
-    def _frames(self, ended: bool, *, one: bool = False) -> list[Frame]:
-        frames: list[Frame] = []
-        if not self._skip_bom():
-            return frames
-        if self._line == 0:
-            self._take_ordinary_events(frames, one=one)
-            if not self._buffer:
-                return frames
-        while not (one and frames) and (found := self._next_line(ended)) is not None:
-            line, end = found
-            if line:
-                self._field(line, end)
-            else:
-                frames.append(self._frame(end, complete=True))
-        return frames
+    def _around(self, name: str) -> tuple[bytes, bytes] | None:
+        # The line feed behind a carriage return at the end of an event, which has not come yet, would belong to it.
+        if self._line or self._blank == b"\r":
+            return None
+        named = b"event: " + name.encode() + self._blank if name else b""
+        return named + b"data: ", self._blank * 2
 
-    def _take_ordinary_events(self, frames: list[Frame], *, one: bool) -> None:
-        """Take events of a `data:` line, behind the name of a known event or none, with LF line ends: nearly all."""
-        end = (self._buffer.find if one else self._buffer.rfind)(b"\n\n", max(self._scan - 1, 0))
-        block = bytes(self._buffer[: max(end, 0)])
-        if len(block.translate(None, _NOT_ORDINARY)) != len(block) or (
-            not block.isascii() and _SEPARATOR.search(block)
-        ):
-            return
-        taken = 0
-        for text in block.split(b"\n\n"):
-            name, line = "", text
-            if text.startswith(b"event:"):
-                first, _, line = text[6:].partition(b"\n")
-                if (known := first.removeprefix(b" ")) not in self._names:
-                    break
-                name = known.decode()
-            if not line.startswith(b"data:") or b"\n" in line:
-                break
-            size = len(text) + 2
-            if size > self._limit:
-                raise too_large(self._limit)
-            data = line[6:] if line.startswith(b" ", 5) else line[5:]
-            frames.append(Frame(*self._without_padding(text + b"\n\n", data), name))
-            taken += size
-        if taken:
-            del self._buffer[:taken]
-            self._scan = 0
+    def _parted(self, pieces: Sequence[bytes], name: str) -> tuple[list[list[bytes]], list[int]]:
+        """Split the next events. Padding stands in them as in the latest one, and in no piece."""
+        before, behind = self._around_padding
+        if not before:
+            return super()._parted(pieces, name)
+        if not pieces[-1].endswith(behind[1:]):
+            return [], []
+        columns, ends = super()._parted([*pieces[:-1], pieces[-1].removesuffix(behind[1:]) + before, behind], name)
+        return (columns[:-1], ends) if columns and are_padding(before, columns[-1]) else ([], [])
+
+    def _next(self, *, ended: bool) -> Frame | None:
+        if not self._skip_bom():
+            return None
+        if self._line == 0 and (frame := self._ordinary_event()) is not None:
+            return frame
+        while (found := self._next_line(ended)) is not None:
+            line, end = found
+            if not line:
+                self._blank = end
+                return self._frame(end, complete=True)
+            self._field(line, end)
+        return None
+
+    def _ordinary_event(self) -> Frame | None:
+        """Take an event of a `data:` line, behind the name of a known event or none, with line ends as the latest's.
+
+        Nearly all events are such.
+        """
+        end = self._buffer.find(self._blank * 2, max(self._scan - 3, 0)) if self._blank != b"\r" else -1
+        if end <= 0:
+            return None
+        event = bytes(self._buffer[:end])
+        text = event.replace(b"\r\n", b"\n") if self._blank == b"\r\n" else event
+        if len(text.translate(None, _NOT_ORDINARY)) != len(text) or (not text.isascii() and SEPARATOR.search(text)):
+            return None
+        name, line = "", text
+        if text.startswith(b"event:"):
+            first, _, line = text[6:].partition(b"\n")
+            if (known := first.removeprefix(b" ")) not in self._names:
+                return None
+            name = known.decode()
+        if not line.startswith(b"data:") or b"\n" in line:
+            return None
+        size = end + 2 * len(self._blank)
+        if size > self._limit:
+            raise too_large(self._limit)
+        raw = super().take(size)
+        return Frame(*self._without_padding(raw, line[6:] if line.startswith(b" ", 5) else line[5:]), name)
 
     def _field(self, line: bytes, end: bytes) -> None:
         name, _, value = line.partition(b":")
@@ -376,16 +266,17 @@ class Ndjson(_LineDecoder):
     def __init__(self, limit: int = LIMIT) -> None:
         super().__init__(limit, re.compile(rb"\n"))
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """Return the lines that `data` completes. Raises UpstreamUnreadable."""
-        self._buffer += data
-        frames: list[Frame] = []
+    def next(self) -> Frame | None:
+        """Return the next whole line, None if there is none. Raises UpstreamUnreadable."""
         if not self._skip_bom():
-            return frames
-        while self._next_line(ended=False) is not None:
-            frames.append(_json_line(self._take(), complete=True))
-        self._check()
-        return frames
+            return None
+        if self._next_line(ended=False) is None:
+            self._check()
+            return None
+        return _json_line(self._take(), complete=True)
+
+    def _around(self, name: str) -> tuple[bytes, bytes] | None:
+        return b"", b"\n"
 
     def finish(self) -> list[Frame]:
         """Return the last line, as incomplete, if it has no line end."""

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.sse import KEEP_ALIVE, Frame, FrameDecoder, Ndjson, Sse
+from guardproxy.framing import Frame, FrameDecoder
+from guardproxy.sse import KEEP_ALIVE, Ndjson, Sse
 from guardproxy.wires.gemini.array import JsonArray
 
 BOM = b"\xef\xbb\xbf"

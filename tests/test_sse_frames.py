@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.sse import Frame, FrameDecoder, Ndjson, Sse
+from guardproxy.framing import Frame, FrameDecoder
+from guardproxy.sse import Ndjson, Sse
 from guardproxy.wires.gemini.array import JsonArray
 
 BOM = b"\xef\xbb\xbf"
@@ -175,33 +176,3 @@ def test_a_long_string_takes_linear_time() -> None:
     began = time.process_time()
     assert len(_frames(JsonArray, [text[start : start + 100] for start in range(0, len(text), 100)])) == 2
     assert time.process_time() - began < 10
-
-
-def test_the_start_of_a_long_repetition_takes_linear_time() -> None:
-    """What may repeat a known frame is searched for its end as far as a repetition is looked for."""
-    decoder = Sse()
-    decoder.add(b'data: {"a":"')
-    began = time.process_time()
-    for _ in range(50_000):
-        decoder.add(b"x" * 200)
-        assert decoder.repetitions([b'{"a":"', b'"}'], []) == ([], [])
-        assert decoder.next() is None
-    decoder.add(b'"}\n\n')
-    assert decoder.next() is not None
-    assert time.process_time() - began < 5
-
-
-@pytest.mark.parametrize(
-    "odd",
-    [("3", ""), ("03", "a"), ("", "a"), ("-1", "a"), ("3.5", "a"), ("3", "a\\n"), ("3", 'a"'), ("3", "a\u2028")],
-)
-def test_repetitions_end_at_a_value_that_is_not_plain(odd: tuple[str, str]) -> None:
-    """Events are found as long as each value is what its gap holds, and stay in the input until they are taken."""
-    values = [("1", "a"), ("20", "é b"), odd, ("4", "c")]
-    events = [f'data: {{"n":{number},"t":"{text}"}}\n\n'.encode() for number, text in values]
-    decoder, pieces = Sse(), [b'{"n":', b',"t":"', b'"}']
-    decoder.add(b"".join(events))
-    both = len(events[0]) + len(events[1])
-    assert decoder.repetitions(pieces, [0]) == ([["1", "20"], ["a", "é b"]], [len(events[0]), both])
-    assert decoder.take(len(events[0])) == events[0]
-    assert decoder.repetitions(pieces, [0]) == ([["20"], ["é b"]], [len(events[1])])

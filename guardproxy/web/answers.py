@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.sse import one_line, without_separators
+from guardproxy.framing import one_line, without_separators
 from guardproxy.web.errors import Redirected
 from guardproxy.web.headers import OWN_PREFIX, Headers, end_to_end, first
 from guardproxy.wires.shared.identifiers import is_machine_data, is_value

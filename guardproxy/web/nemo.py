@@ -2,9 +2,11 @@
 
 Reference: `GuardrailCheckRequest` in nemoguardrails 0.24. The body is that of a chat completion. If its last message is
 the assistant's, that one is judged in its conversation; otherwise all of the conversation, as the proxy judges it. The
-answer has the text of the last message alone, so a change in another one is a block.
+answer has the text of the last message alone, so a change in another one is a block. Messages of the role `context`
+hold variables of NeMo's rails in an object: they are judged as a text in JSON, because prompts are made of them.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ from guardproxy.web.reading import read_request
 from guardproxy.wires.shared.body import dumps
 
 CHECKS = "/v1/checks"
+_CONTEXT = "context"
 
 
 class NemoApi(ChatApi):
@@ -37,10 +40,9 @@ class NemoApi(ChatApi):
     async def respond(self, call: Call, scope: Scope, receive: Receive) -> Answer:
         """Passed, modified or blocked."""
         body, size = await self.read(call)
-        messages = list_at(body, "messages")
-        if not messages or not all(isinstance(message, dict) for message in messages):
-            raise Unreadable("must be a non-empty list of messages", "messages")
+        messages = await computed(size, _messages, body)
         chat = {name: value for name, value in body.items() if name not in ("guardrails", "stream")}
+        chat["messages"] = messages
         try:
             if messages[-1].get("role") == "assistant":
                 return await self._reply(call, chat, messages, size)
@@ -77,6 +79,22 @@ class NemoApi(ChatApi):
             return _answer("blocked", UNCHANGEABLE, call.categories)
         texts = [after.get(part.path, part.text) for part in reply.parts if part.path.startswith(place)]
         return _answer("modified", "\n".join(texts))
+
+
+def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The messages as a chat completion has them. Raises Unreadable."""
+    messages = list_at(body, "messages")
+    if not messages or not all(isinstance(message, dict) for message in messages):
+        raise Unreadable("must be a non-empty list of messages", "messages")
+    if messages[-1].get("role") == _CONTEXT:
+        place = f"messages[{len(messages) - 1}]"
+        raise Unreadable("is a context, which is no text to check: put it before the message that is checked", place)
+    return [
+        {**message, "content": json.dumps(message["content"], ensure_ascii=False)}
+        if message.get("role") == _CONTEXT and isinstance(message.get("content"), dict)
+        else message
+        for message in messages
+    ]
 
 
 def _only_last_changed(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:

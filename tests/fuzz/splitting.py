@@ -8,7 +8,8 @@ from itertools import chain
 from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.sse import KEEP_ALIVE, Frame, FrameDecoder, Ndjson, Sse
+from guardproxy.framing import Frame, FrameDecoder
+from guardproxy.sse import KEEP_ALIVE, Ndjson, Sse
 from guardproxy.wires.gemini.array import JsonArray
 from tests.fuzz.choices import Choices
 from tests.wires.kit import pieces

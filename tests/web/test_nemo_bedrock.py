@@ -56,6 +56,27 @@ def test_nemo_cannot_say_that_an_earlier_message_changes() -> None:
     assert Nemo().ask({"messages": [*said("hello"), reply]})[1]["status"] == "blocked"
 
 
+def test_nemo_judges_contexts() -> None:
+    """Messages with variables for rails: an object, whose texts and names are judged like the user's other messages."""
+    context = {"role": "context", "content": {"user_name": "John", "chunks": ["fine"]}}
+    assert Nemo().ask({"messages": [context, *said("hello")]}) == (200, {"status": "passed", "content": "hello"})
+    for harmful in ({"chunks": ["fine", "a bullet"]}, {"a bullet": 1}, {"x": {"y": "a bullet"}}):
+        answer = Nemo().ask({"messages": [{**context, "content": harmful}, *said("hello")]})
+        assert answer == (200, {"status": "blocked", "content": WITHHELD, "rail": "guns"}), harmful
+    changed = Nemo().ask({"messages": [context, *said("Hello. A bruise.")]})
+    assert changed == (200, {"status": "modified", "content": "Hello. [removed]"})
+    reply = Nemo().ask({"messages": [context, *said("hello", "a bullet")]})
+    assert reply == (200, {"status": "blocked", "content": WITHHELD, "rail": "guns"})
+
+
+def test_nemo_refuses_a_context_that_nothing_follows() -> None:
+    """With the place, and what to do."""
+    status, answer = Nemo().ask({"messages": [*said("hello"), {"role": "context", "content": {"user_name": "John"}}]})
+    assert status == 400
+    assert answer["error"]["message"].startswith("messages[1]: is a context")
+    assert "put it before" in answer["error"]["message"]
+
+
 @pytest.mark.parametrize("messages", [None, [], "hello", [5], [{"role": "user", "content": 5}]])
 def test_nemo_refuses_what_it_cannot_read(messages: Any) -> None:
     """With 400."""

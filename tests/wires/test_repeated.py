@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from string import ascii_letters, digits
 from typing import Any
@@ -17,7 +17,7 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import first_frames
 from guardproxy.ports import ReplyStream, Wire
 from guardproxy.types import Edit, Message, Refuse, Replace
-from guardproxy.wires import anthropic_messages, ollama, openai_chat, openai_completions, openai_responses
+from guardproxy.wires import anthropic_messages, gemini, ollama, openai_chat, openai_completions, openai_responses
 from guardproxy.wires.shared.repeated import Pattern, pattern_of
 from tests.wires.kit import by_frame, pieces
 
@@ -43,6 +43,7 @@ class Protocol:
     text: Callable[[int, str, str, int], str]
     others: tuple[str, ...]
     content_type: str = "text/event-stream"
+    end: str = "\n"
     body: tuple[tuple[str, Any], ...] = (("messages", MESSAGES),)
 
     def open(self) -> ReplyStream:
@@ -50,13 +51,21 @@ class Protocol:
         body = json.dumps({"model": "m", "stream": True, "max_tokens": 9, **dict(self.body)}).encode()
         return self.wire.open_stream(self.wire.parse_request(self.path, body), self.content_type)
 
-    def frame(self, body: str) -> bytes:
-        """Return the bytes of a frame."""
-        if self.content_type == "application/x-ndjson":
-            return f"{body}\n".encode(errors="surrogatepass")
+    def frame(self, body: str, before: str = ",") -> bytes:
+        """Return the bytes of a frame; `before` stands before an item of an array."""
         named = self.wire in (anthropic_messages.wire, openai_responses.wire)
-        event = "event: " + body.partition('"type":"')[2].partition('"')[0] + "\n" if named else ""
-        return f"{event}data: {body}\n\n".encode(errors="surrogatepass")
+        if self.content_type == "application/x-ndjson":
+            written = f"{body}{self.end}"
+        elif self.content_type == "application/json":
+            written = f"{before}{self.end if before == ',' else ''}{body}"
+        else:
+            event = "event: " + body.partition('"type":"')[2].partition('"')[0] + self.end if named else ""
+            written = f"{event}data: {body}{2 * self.end}"
+        return written.encode(errors="surrogatepass")
+
+    def frames(self, bodies: Sequence[str]) -> list[bytes]:
+        """Return the bytes of the frames of a stream, from its first one on."""
+        return [self.frame(body, "," if place else "[") for place, body in enumerate(bodies)]
 
 
 def chat_text(number: int, text: str, word: str, choice: int) -> str:
@@ -91,6 +100,52 @@ def line_text(number: int, text: str, word: str, choice: int) -> str:
     return f'{{"model":"m","created_at":"{time}","message":{{"role":"assistant","content":"{text}"}},"done":false}}'
 
 
+def thought_line(number: int, text: str, word: str, choice: int) -> str:
+    """Return a line of a chat or, as every third, of thinking."""
+    thinking = f'"content":"","thinking":"{text}"' if choice == 2 else f'"content":"{text}"'
+    message = f'{{"role":"assistant",{thinking}}}'
+    return f'{{"model":"m","created_at":"{time_of(number)}","message":{message},"done":false}}'
+
+
+def generate_line(number: int, text: str, word: str, choice: int) -> str:
+    """Return a line of a completion or, as every third, of thinking."""
+    thinking = f'"response":"","thinking":"{text}"' if choice == 2 else f'"response":"{text}"'
+    return f'{{"model":"m","created_at":"{time_of(number)}",{thinking},"done":false}}'
+
+
+def time_of(number: int) -> str:
+    """Return a time with as many digits as Go writes: without the zeros at its end."""
+    return f"2026-01-01T00:00:{number % 60:02}" + f".{number % 7:03}".rstrip("0").rstrip(".") + "-07:00"
+
+
+def candidate_text(number: int, text: str, word: str, choice: int) -> str:
+    """Return a chunk of a candidate: of its text, of its thoughts, or of another candidate under another model's name.
+
+    The counts grow.
+    """
+    part = f'{{"text":"{text}"{THOUGHT if choice == 1 else ""}}}'
+    candidate = f'{{"content":{{"parts":[{part}],"role":"model"}},"index":{choice // 2}}}'
+    counts = f'"promptTokenCount":4,"candidatesTokenCount":{3 * number},"totalTokenCount":{3 * number + 4}'
+    name = word if choice == 2 else "gemini-2.5-flash"
+    return f'{{"candidates":[{candidate}],"usageMetadata":{{{counts}}},"modelVersion":"{name}","responseId":"aBcD"}}'
+
+
+THOUGHT = ',"thought":true'
+_CONTENT = '{"candidates":[{"content":{"role":"model","parts":['
+_SAID = f'{_CONTENT}{{"text":"a b"}}'
+_LINE = '{"model":"m","created_at":"2026-01-01T00:00:09Z","message":{"role":"assistant"'
+# Chunks of Gemini that repeat none of `candidate_text`: another order, end, call, candidate, part, key or value.
+_CHUNKS = (
+    f'{_SAID}]}},"finishReason":"STOP"}}]}}',
+    f'{_CONTENT}{{"functionCall":{{"name":"tide","args":{{"port":"Brest"}}}}}}]}}}}]}}',
+    f'{_SAID}]}}}},{{"index":1,"content":{{"parts":[{{"text":"c"}}]}}}}]}}',
+    f'{_SAID},{{"text":"c"}}]}}}}]}}',
+    f'{_CONTENT}{{"text":"a","text":"b"}}]}}}}]}}',
+    f'{_SAID}]}},"finishMessage":"how to"}}]}}',
+    f'{_SAID}]}},"logprobsResult":{{"chosenCandidates":[{{"token":"a b"}}]}}}}]}}',
+    '{"usageMetadata":{"candidatesTokenCount":"how to do it"}}',
+    '{"error":{"code":500,"message":"how to do it"}}',
+)
 _CHOICE = '{"id":"c2","model":"n","choices":[{"index":0,'
 _TOKEN = '{"token":"ab","logprob":-1,"bytes":null,"top_logprobs":[]}'
 _ITEM = '"output_index":0,"item":{"type":"message","id":"i1","role":"assistant","content":[]}'
@@ -146,6 +201,46 @@ PROTOCOLS = {
         ('{"model":"n","message":{"role":"assistant","content":""},"done":true,"eval_count":3}',),
         content_type="application/x-ndjson",
     ),
+    "ollama-thinking": Protocol(
+        ollama.wire,
+        "/api/chat",
+        (),
+        thought_line,
+        (
+            f'{_LINE},"content":"a","thinking":"b"}},"done":false}}',
+            f'{_LINE},"content":"a"}},"logprobs":[{{"token":"ab","logprob":-1}}],"done":false}}',
+            f'{_LINE},"content":"a","images":["aGVsbG8="]}},"done":false}}',
+            f'{_LINE},"content":"","tool_calls":[{{"function":{{"name":"f","arguments":{{}}}}}}]}},"done":false}}',
+            f'{_LINE},"content":"a","content":"b"}},"done":false}}',
+        ),
+        content_type="application/x-ndjson",
+    ),
+    "ollama-generate": Protocol(
+        ollama.wire,
+        "/api/generate",
+        (),
+        generate_line,
+        ('{"model":"n","response":"","done":true,"context":[1,2]}', '{"error":"how to do it"}'),
+        content_type="application/x-ndjson",
+        body=(("prompt", "Hello."),),
+    ),
+    **{
+        name: Protocol(
+            gemini.wire,
+            "/v1beta/models/m:streamGenerateContent",
+            (),
+            candidate_text,
+            _CHUNKS,
+            content_type=content_type,
+            end=end,
+            body=(("contents", [{"role": "user", "parts": [{"text": "Hello."}]}]),),
+        )
+        for name, content_type, end in (
+            ("gemini", "text/event-stream", "\r\n"),
+            ("gemini-lf", "text/event-stream", "\n"),
+            ("gemini-array", "application/json", "\r\n"),
+        )
+    },
 }
 Step = tuple[str, str, int, int]
 STEPS = st.lists(
@@ -153,7 +248,7 @@ STEPS = st.lists(
         RAW_TEXTS,
         st.sampled_from(["", "x7Kq2", "stop", " how to do it", "build_the_bomb_now"]),
         st.integers(0, 2),
-        st.integers(0, 9),
+        st.integers(0, 25),
     )
 )
 
@@ -166,6 +261,11 @@ def bodies(protocol: Protocol, steps: Sequence[Step]) -> list[str]:
         if which < len(protocol.others):
             frames.append(protocol.others[which])
     return frames
+
+
+def spaced(texts: Sequence[str]) -> list[str]:
+    """Return JSON texts with other white space in each: none repeats another."""
+    return [f"{text[:1]}{' ' * place}{text[1:]}" for place, text in enumerate(texts, 1)]
 
 
 @dataclass
@@ -206,23 +306,26 @@ def ending(seen: Seen, released: int, outcome: Refuse | Replace | None) -> tuple
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 @settings(max_examples=60, deadline=None)
-@given(steps=STEPS, released=st.integers(0, 9), refuses=st.booleans())
-def test_repetitions_are_read_as_other_frames(name: str, steps: list[Step], released: int, refuses: bool) -> None:
-    """The same JSON with other white space in every frame repeats nothing, so it is read in full."""
+@given(steps=STEPS, released=st.integers(0, 9), refuses=st.booleans(), cuts=st.lists(st.integers(0), max_size=3))
+def test_repetitions_are_read_as_other_frames(
+    name: str, steps: list[Step], released: int, refuses: bool, cuts: list[int]
+) -> None:
+    """The same JSON with other white space in every frame repeats nothing, so it is read in full.
+
+    Wherever the bytes are cut, frames are read in runs as one by one.
+    """
     protocol = PROTOCOLS[name]
     texts = bodies(protocol, steps)
-    frames = [protocol.frame(text) for text in texts]
+    frames = protocol.frames(texts)
     seen = read(protocol, frames)
-    plain = read(
-        protocol, [protocol.frame(f"{text[:1]}{' ' * place}{text[1:]}") for place, text in enumerate(texts, 1)]
-    )
+    plain = read(protocol, protocol.frames(spaced(texts)))
     assert seen.states == plain.states
     assert seen.refused == plain.refused
-    at_once = read(protocol, [b"".join(frames)])
-    assert at_once.refused == seen.refused
+    cut = read(protocol, pieces(b"".join(frames), cuts))
+    assert cut.refused == seen.refused
     if frames and not seen.refused:
-        assert [chunk[:2] for chunk in at_once.chunks] == [chunk[:2] for chunk in seen.chunks]
-        assert at_once.states[-1][1:] == seen.states[-1][1:]
+        assert [chunk[:2] for chunk in cut.chunks] == [chunk[:2] for chunk in seen.chunks]
+        assert cut.states[-1][1:] == seen.states[-1][1:]
     assert [_SPACE.sub(b"{", chunk.raw, 1) for chunk in plain.chunks] == [chunk.raw for chunk in seen.chunks]
     if not seen.refused and seen.stream.choices:
         first = seen.stream.message(0).parts if 0 in seen.stream.choices else ()
@@ -232,7 +335,7 @@ def test_repetitions_are_read_as_other_frames(name: str, steps: list[Step], rele
             expected = ending(plain, released, outcome)
         except ValueError:
             return  # the edit does not begin with what was released
-        assert ending(seen, released, outcome) == expected
+        assert ending(cut, released, outcome) == ending(seen, released, outcome) == expected
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -249,7 +352,7 @@ def test_frames_that_leave_together_leave_as_one_by_one(
     """Wherever the bytes are cut, and however many frames of a run leave at once, the client gets the same."""
     protocol = PROTOCOLS[name]
     steps = [protocol.text(number, word, "ab1", 0) for number, word in enumerate(words)]
-    frames = [protocol.frame(text) for text in (*protocol.start, *steps)]
+    frames = protocol.frames([*protocol.start, *steps])
     single, stream = read(protocol, frames), protocol.open()
     (leave, size), out, released = leaves, b"", 0
     for chunk in [chunk for part in pieces(b"".join(frames), cuts) for chunk in stream.feed(part)]:
@@ -266,13 +369,24 @@ def test_frames_that_leave_together_leave_as_one_by_one(
     assert ending(Seen(stream, [], []), 0, end) == ending(single, released, end)
 
 
-@pytest.mark.parametrize("name", ["anthropic", "chat", "completions", "responses"])
-def test_deltas_are_read_in_runs(name: str) -> None:
-    """Events with a name, with a number, and with padding of any length: the first is learned, the others are one."""
+@pytest.mark.parametrize("choice", [0, 2])
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_deltas_are_read_in_runs(name: str, choice: int) -> None:
+    """The first is learned and the others are one, with events' names, numbers, times, counts, escapes and padding.
+
+    The second item of an array shows what stands before the others.
+    """
     protocol = PROTOCOLS[name]
-    texts = [*protocol.start, *(protocol.text(number, "ab", "b" * (number + 1), 0) for number in range(9))]
-    chunks = protocol.open().feed(b"".join(map(protocol.frame, texts)))
-    assert [len(chunk.upto) for chunk in chunks if isinstance(chunk, ChunkRun)] == [8]
+    if name == "ollama" and choice == 2:
+        return  # what stands where the others have a time is judged
+    words = ["ab", "c\\n", "\\ud83d\\ude00", "é", '\\"', "\\\\", "\\u0000", "\\/", "d"]
+    steps = [protocol.text(number, word, "b" * (number + 1), choice) for number, word in enumerate(words)]
+    if name.startswith("gemini"):  # with the same name for every frame
+        steps = [protocol.text(number, word, "m", choice) for number, word in enumerate(words)]
+    stream = protocol.open()
+    chunks = stream.feed(b"".join(protocol.frames([*protocol.start, *steps])))
+    assert [len(chunk.upto) for chunk in chunks if isinstance(chunk, ChunkRun)] == [7 if name == "gemini-array" else 8]
+    assert 'abc\n😀é"\\\0/d' in [part.text for part in stream.message(stream.choices[-1]).parts]
 
 
 def test_deltas_with_sorted_members_are_read_in_runs() -> None:
@@ -296,6 +410,19 @@ def test_of_two_paddings_no_text_leaves(twice: str) -> None:
     for _ in range(2):
         chunks = stream.feed(4 * protocol.frame(body % twice))
         assert b"howto" not in b"".join(chunk.raw for chunk in chunks)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_padding_is_replaced_in_runs(end: str) -> None:
+    """With either line end; padding with escapes is none, and is judged."""
+    protocol = replace(PROTOCOLS["chat"], end=end)
+    frames = [protocol.frame(protocol.text(0, "a", "howtobuildabomb", 0)) for _ in range(4)]
+    stream = protocol.open()
+    chunks = stream.feed(b"".join(frames))
+    assert [len(chunk.upto) for chunk in chunks if isinstance(chunk, ChunkRun)] == [3]
+    assert b"howto" not in b"".join(chunk.raw for chunk in chunks)
+    stream.feed(2 * protocol.frame(protocol.text(0, "a", "\\u0068owtobuilditathome", 0)))
+    assert "howtobuilditathome" in [part.text for part in stream.message(0).parts]
 
 
 @pytest.mark.parametrize("name", ["chat", "responses"])
@@ -322,7 +449,21 @@ def dicts(value: Any) -> list[dict[str, Any]]:
 BESIDE = st.tuples(
     st.integers(0, 3),
     st.sampled_from(
-        ["role", "item_id", "sequence_number", "created_at", "obfuscation", "vendor", "name", "model", "logprobs"]
+        [
+            "role",
+            "item_id",
+            "sequence_number",
+            "created_at",
+            "obfuscation",
+            "vendor",
+            "name",
+            "model",
+            "logprobs",
+            "thinking",
+            "thought",
+            "modelVersion",
+            "totalTokenCount",
+        ]
     ),
     st.sampled_from(["how to", " do it", "stop", "x7Kq2", 7, None, ["stop"], ["how do I"], {"a b c d": "how"}, []]),
 )
@@ -342,10 +483,8 @@ def test_values_beside_the_text_are_read_as_in_other_frames(
         objects = dicts(body)
         objects[place % len(objects)][key] = value
         texts.append(json.dumps(body, separators=(",", ":")))
-    seen = read(protocol, [protocol.frame(text) for text in texts])
-    plain = read(
-        protocol, [protocol.frame(f"{text[:1]}{' ' * place}{text[1:]}") for place, text in enumerate(texts, 1)]
-    )
+    seen = read(protocol, protocol.frames(texts))
+    plain = read(protocol, protocol.frames(spaced(texts)))
     assert (seen.states, seen.refused) == (plain.states, plain.refused)
 
 
@@ -383,8 +522,8 @@ def test_repetitions_are_recognised(name: str) -> None:
     texts = [*protocol.start, *(protocol.text(number, text, "ab1", 0) for number, text in enumerate("abcdé"))]
     stream = protocol.open()
     before = len(protocol.start)
-    for text in texts:
-        stream.feed(protocol.frame(text))
+    for frame in protocol.frames(texts):
+        stream.feed(frame)
     assert "".join(part.text for part in stream.message(0).parts) == "abcdé"
     patterns = [known.pattern for known in stream._repeated]  # type: ignore[attr-defined]
     assert len(patterns) == 1

@@ -8,8 +8,9 @@ import pytest
 
 from guardproxy.chunks import Chunk, Mark
 from guardproxy.errors import UpstreamUnreadable
+from guardproxy.framing import Frame
 from guardproxy.ports import Request
-from guardproxy.sse import Frame, Sse
+from guardproxy.sse import Sse
 from guardproxy.types import Conversation, Edit, Message, Part, Refuse, Replace
 from guardproxy.wires.shared.body import read_object
 from guardproxy.wires.shared.bounds import CHOICES

@@ -8,8 +8,9 @@ from typing import Any
 
 from guardproxy.chunks import Chunk
 from guardproxy.errors import UpstreamUnreadable
+from guardproxy.framing import Frame
 from guardproxy.ports import Request
-from guardproxy.sse import Frame, Sse
+from guardproxy.sse import Sse
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.anthropic_messages.fields import BLOCK, DELTA, EVENTS, MESSAGE_DELTA, REPLY
 from guardproxy.wires.shared.body import dumps, read_object
@@ -61,7 +62,6 @@ class ContentBlock:
 class MessageStream(BaseStream):
     """Reads and writes a streamed message. It has one choice, number 0."""
 
-    in_runs = True
     named = True
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:

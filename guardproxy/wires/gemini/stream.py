@@ -1,16 +1,17 @@
 """The stream of a response: chunks with parts of the candidates, as events or as items of a JSON array."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from guardproxy.chunks import Chunk
 from guardproxy.errors import UpstreamUnreadable
+from guardproxy.framing import Frame
 from guardproxy.ports import Request
-from guardproxy.sse import Frame, Sse
+from guardproxy.sse import Sse
 from guardproxy.types import Refuse, Replace, ReplyInfo
 from guardproxy.wires.gemini.array import JsonArray
-from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, ROLE, TOKEN, part, snake, unique_value
+from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, ROLE, TOKEN, part, snake, spelled, unique_value
 from guardproxy.wires.shared.body import dumps, parsed_object, read_object
 from guardproxy.wires.shared.bounds import check_choices
 from guardproxy.wires.shared.identifiers import value_or
@@ -18,11 +19,14 @@ from guardproxy.wires.shared.logprob_echo import LogprobEcho, judge_token
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, list_of, object_with, read_fields
 from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason, with_estimate
+from guardproxy.wires.shared.repeated import Gaps, Steps, with_value
 from guardproxy.wires.shared.reply_info import NOTHING, InfoKeys, info_of
 from guardproxy.wires.shared.stream_state import ChoiceState, Event
 from guardproxy.wires.shared.streams import BaseStream, parts_with_new_texts
 
 _BLANK = b" \t\r\n"
+_TEXT = ("candidates", 0, "content", "parts", 0, "text")  # the only text of a chunk
+_GROWING = ("candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
 _COUNTS = ("promptTokenCount", "candidatesTokenCount", "totalTokenCount")
 _INFO = InfoKeys(
     "responseId", "modelVersion", "usageMetadata", "promptTokenCount", ("candidatesTokenCount", "thoughtsTokenCount")
@@ -30,6 +34,7 @@ _INFO = InfoKeys(
 _SNAKE_INFO = InfoKeys(
     snake(_INFO.id), snake(_INFO.model), snake(_INFO.usage), snake(_INFO.input), tuple(map(snake, _INFO.output))
 )
+_SNAKE_KEYS = frozenset({_SNAKE_INFO.id, _SNAKE_INFO.model, _SNAKE_INFO.usage})
 
 
 def value_of(value: Mapping[str, Any], name: str) -> Any:
@@ -48,9 +53,17 @@ def candidates_of(body: Mapping[str, Any]) -> list[Any]:
     return candidates
 
 
+def _counts(body: Mapping[str, Any]) -> list[Steps]:
+    """Return the places of the numbers of tokens that grow with the reply."""
+    usage = value_of(body, "usageMetadata")
+    names = [spelled(usage, name) for name in _GROWING] if isinstance(usage, dict) else []
+    return [(spelled(body, "usageMetadata"), name) for name in names if type(usage.get(name)) is int]
+
+
 def gemini_info(body: Mapping[str, Any], before: ReplyInfo = NOTHING) -> ReplyInfo:
     """Return what a response, or a chunk of one, says of the reply, in either spelling of the names."""
-    return info_of(body, _SNAKE_INFO, info_of(body, _INFO, before))
+    info = info_of(body, _INFO, before)
+    return info if _SNAKE_KEYS.isdisjoint(body) else info_of(body, _SNAKE_INFO, info)
 
 
 def index_of(candidate: Any, place: int) -> int:
@@ -141,8 +154,40 @@ class GeminiStream(BaseStream):
         for place, candidate in enumerate(candidates_of(body)):
             self.advance(index_of(candidate, place), event, partial(self._read_candidate, candidate))
         self.read_outer(body, REPLY, event)
-        self._head.update({key: value for key, value in event.body.items() if key != "candidates"})
+        self._note_head(event.body)
         return Chunk(frame.raw, tuple(event.marks.values()), event)
+
+    def gaps(self, event: Event, path: str) -> Gaps | None:
+        """Return the places of a candidate's only text, without log probabilities, and of the counts that grow."""
+        candidates = candidates_of(event.body)
+        candidate = candidates[0] if len(candidates) == 1 else {}
+        parts = (candidate.get("content") or {}).get("parts") or []
+        if len(parts) != 1 or value_of(candidate, "logprobsResult") is not None:
+            return None
+        if self.state_of(index_of(candidate, 0)).extra["path"] != path:
+            return None  # the only text is none of the part
+        return Gaps((_TEXT, *_counts(event.body)), "text")
+
+    def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
+        """Return the body of a chunk that repeats another one, with the text of the other."""
+        return next(iter(self.again_in_run(event, [values])), None)
+
+    def again_in_run(self, event: Event, rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+        """Do what `again` does for chunks in a row: one body is that of all, with the last counts.
+
+        There are none if another part is the candidate's latest: the texts would begin a part of their own.
+        """
+        (choice, path, _), body = next(said for said in event.texts if said[2]), event.body
+        if self.state_of(choice).extra["path"] != path:
+            return []
+        for place, count in zip(_counts(body), rows[-1][1:], strict=True):
+            body = with_value(body, place, count)
+        self.info = gemini_info(body, self.info)
+        self._note_head(body)
+        return [body] * len(rows)
+
+    def _note_head(self, body: Mapping[str, Any]) -> None:
+        self._head.update({key: value for key, value in body.items() if key != "candidates"})
 
     def is_complete(self, choice: int) -> bool:
         """Return whether the candidate has a finish reason."""
@@ -152,8 +197,9 @@ class GeminiStream(BaseStream):
         builder, path, is_call = state.builder, f"candidates[{candidate.get('index', 0)}]", False
         read_fields(builder, candidate, path, CANDIDATE)
         for value in parts_of(builder, candidate, path):
-            place = self._place(state, value)
-            part(builder, value, f"{path}.content.parts[{place}]")
+            place = f"{path}.content.parts[{self._place(state, value)}]"
+            part(builder, value, place)
+            state.extra["path"] = f"{place}.text"
             # The client runs a function call; Google's own tools and the code in an answer have run already.
             is_call = is_call or unique_value(builder, value, "functionCall", path) is not None
         echo = state.echo("text", f"{path}.logprobsResult")

@@ -8,8 +8,9 @@ from typing import Any
 
 from guardproxy.chunks import Chunk
 from guardproxy.errors import UpstreamUnreadable
+from guardproxy.framing import Frame
 from guardproxy.ports import Request
-from guardproxy.sse import Frame, Sse
+from guardproxy.sse import Sse
 from guardproxy.wires.openai_responses.fields import (
     DELTAS,
     DONES,
@@ -91,7 +92,6 @@ def part_key(body: Mapping[str, Any]) -> tuple[str, int]:
 class ResponseReader(BaseStream):
     """The reading half of a streamed response. It has one choice, number 0."""
 
-    in_runs = True
     named = True
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
@@ -141,12 +141,17 @@ class ResponseReader(BaseStream):
 
     def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
         """Return the body of a delta with another text."""
-        body = {**event.body, **dict(zip(("delta", "sequence_number"), values, strict=False))}
-        self._file(event.kind, body)
-        return body
+        return self.again_in_run(event, [values])[0]
+
+    def again_in_run(self, event: Event, rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+        """Return the bodies of deltas in a row with other texts, all of which are the same item's."""
+        names = ("delta", "sequence_number")[: len(rows[0])]
+        bodies = [{**event.body, **dict(zip(names, values, strict=True))} for values in rows]
+        self._file(event.kind, bodies)
+        return bodies
 
     def _read(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
-        self._file(kind, body)
+        self._file(kind, [body])
         ahead = self._read_event(kind, body, state)
         if kind in TERMINAL:
             state.final = self.terminated = True
@@ -163,8 +168,9 @@ class ResponseReader(BaseStream):
         run_upstream = bool(kinds) and kinds <= _RUN_UPSTREAM
         return not run_upstream and (has_call or not kinds <= _NO_CALLS)
 
-    def _file(self, kind: str, body: dict[str, Any]) -> None:
-        """Add the event to the unreleased events of its item."""
+    def _file(self, kind: str, bodies: list[dict[str, Any]]) -> None:
+        """Add events to the unreleased events of their item; they have the same type and places."""
+        body = bodies[0]
         index = body.get("output_index")
         if index is None:
             return
@@ -177,7 +183,7 @@ class ResponseReader(BaseStream):
             self.items[index] = OutputItem(body["item"])
         if index not in self.items:
             raise UpstreamUnreadable("is not the number of an item", "output_index")
-        self.items[index].waiting.append(body)
+        self.items[index].waiting.extend(bodies)
 
     def _read_event(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
         """Read the event's text; return whether its log probabilities are ahead of the text so far."""

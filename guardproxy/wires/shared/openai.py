@@ -14,8 +14,9 @@ from typing import Any
 
 from guardproxy.chunks import Chunk
 from guardproxy.errors import Unreadable, UpstreamUnreadable
+from guardproxy.framing import Frame
 from guardproxy.ports import Answer, Request
-from guardproxy.sse import Frame, Sse
+from guardproxy.sse import Sse
 from guardproxy.types import Message, Refuse, Replace
 from guardproxy.wires.shared.base import BaseWire, Changed, request_digest
 from guardproxy.wires.shared.body import dumps, read_object
@@ -242,8 +243,6 @@ def outer_paths(choice: Message) -> list[str]:
 
 class ChoicesStream(BaseStream):
     """A stream of chunks with `choices`, terminated by `[DONE]`."""
-
-    in_runs = True
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
         super().__init__(

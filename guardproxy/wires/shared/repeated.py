@@ -8,6 +8,7 @@ gaps is compared character by character, and a string in a gap is read by the JS
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the stubs lack it
 from typing import Any, NamedTuple
 
@@ -102,20 +103,20 @@ def pattern_of(data: bytes, body: Mapping[str, Any], places: Sequence[Steps]) ->
 
 
 def _gap(text: str, place: Steps, value: Any, number: int) -> _Gap | None:
-    """Find the value at a place: where another value must be written so that it stands at the place."""
+    """Find the value at a place, behind its key: where another value must be written so that it stands at the place."""
     is_string = isinstance(value, str)
     if not is_string and (type(value) is not int or value < 0):
         return None
     other: str | int = "\0" if is_string else _OTHER
-    for written in dict.fromkeys((json.dumps(value), json.dumps(value, ensure_ascii=False))):
-        start = text.find(written)
-        for _ in range(_TRIED):
-            if start < 0:
-                break
-            stop = start + len(written)
-            if _is_at(f"{text[:start]}{json.dumps(other)}{text[stop:]}", place, other):
+    written = {json.dumps(value), json.dumps(value, ensure_ascii=False)}
+    keys = re.finditer(re.escape(json.dumps(place[-1])) + r"[ \t\r\n]*:[ \t\r\n]*", text)
+    for start in islice((key.end() for key in keys), _TRIED):
+        for value_text in written:
+            stop = start + len(value_text)
+            if text.startswith(value_text, start) and _is_at(
+                f"{text[:start]}{json.dumps(other)}{text[stop:]}", place, other
+            ):
                 return _Gap(start + is_string, stop, is_string, number)
-            start = text.find(written, start + 1)
     return None
 
 

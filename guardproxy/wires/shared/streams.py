@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from guardproxy.chunks import Chunk, ChunkRun, Mark
 from guardproxy.errors import UpstreamUnreadable
+from guardproxy.framing import Frame, FrameDecoder
 from guardproxy.ports import Request
-from guardproxy.sse import Frame, FrameDecoder, Sse
 from guardproxy.types import Message, Part, PartKind, Refuse, Replace, ReplyInfo
 from guardproxy.wires.shared.arrival import Arrivals
 from guardproxy.wires.shared.body import has_more_values, remove
@@ -49,7 +49,6 @@ class BaseStream(ABC):
     """Reads frames into chunks and releases them. A subclass knows the frames and the endings of its protocol."""
 
     frame_end = b"\n\n"  # completes a frame that the upstream has cut off
-    in_runs = False  # frames in a row that repeat the same one are read together: see `again_in_run`
     named = False  # events have names, which `frame` compares with the data; a name of other protocols is not released
 
     def __init__(self, request: Request, decoder: FrameDecoder) -> None:
@@ -115,12 +114,10 @@ class BaseStream(ABC):
 
     def feed(self, data: bytes) -> list[Chunk | ChunkRun]:
         """Return the chunks of the frames that `data` completes. Raises UpstreamUnreadable."""
-        if not self.in_runs or not isinstance(self._decoder, Sse):
-            return [*self.feed_frames(data)]
         self._decoder.add(data)
         chunks: list[Chunk | ChunkRun] = []
         while True:
-            if run := self._read_run(self._decoder):
+            if run := self._read_run():
                 chunks.append(run)
             if (frame := self._decoder.next()) is None:
                 return chunks
@@ -245,7 +242,7 @@ class BaseStream(ABC):
             self._learn(frame.event, frame.data, chunk.data)
         return chunk
 
-    def _read_run(self, decoder: Sse) -> ChunkRun | None:
+    def _read_run(self) -> ChunkRun | None:
         """Read the next frames as long as they repeat the latest known one with texts that need no parsing."""
         if not self._repeated:
             return None
@@ -254,12 +251,12 @@ class BaseStream(ABC):
         echo = state.echoes[key] if key else None
         if (name and not self.named) or self.terminated or state.final or (echo and echo.ahead):
             return None
-        columns, ends = decoder.repetitions(pattern.pieces, pattern.numbers, name)
+        columns, ends = self._decoder.repetitions(pattern.pieces, pattern.numbers, name)
         rows = pattern.rows(columns)
         if not rows or not (bodies := self.again_in_run(event, rows)):  # what `_read_again` does for each of them
             return None
         ends = ends[: len(bodies)]
-        raw, texts = decoder.take(ends[-1]), [row[0] for row in rows[: len(bodies)]]
+        raw, texts = self._decoder.take(ends[-1]), [row[0] for row in rows[: len(bodies)]]
         self._learnable += len(texts)
         builder = state.builder
         upto = [*accumulate(map(len, texts), initial=builder.size)][1:]
@@ -296,6 +293,8 @@ class BaseStream(ABC):
         state, text = self._states[choice], values[0]
         if self.terminated or state.final or not text or (body := self.again(event, values)) is None:
             return None
+        if known is not self._repeated[0]:  # the next frames are more like this one
+            self._repeated = [known, *(other for other in self._repeated if other is not known)]
         # What `advance` does for a frame that brings a piece of text and nothing else.
         self._learnable += 1
         builder, echo = state.builder, state.echoes[key] if key else None
@@ -309,11 +308,12 @@ class BaseStream(ABC):
 
     def _learn(self, name: str, data: bytes, event: Event) -> None:
         """Recognise the repetitions of a frame from now on if it has brought one text, and nothing that must wait."""
-        if len(event.texts) != 1 or any(mark.final or mark.whole for mark in event.marks.values()):
+        texts = [said for said in event.texts if said[2]]
+        if len(texts) != 1 or any(mark.final or mark.whole or mark.opaques for mark in event.marks.values()):
             return
-        choice, path, text = event.texts[0]
+        choice, path, text = texts[0]
         gaps = self.gaps(event, path)
-        if gaps is None or not text or value_at(event.body, gaps.places[0]) != text:
+        if gaps is None or value_at(event.body, gaps.places[0]) != text:
             return
         self._learnable -= _LEARNED
         if (pattern := pattern_of(data, event.body, gaps.places)) is not None:
