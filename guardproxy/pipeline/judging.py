@@ -134,9 +134,8 @@ class Judging:
         A streamed reply, which is judged again and again, has its `growing` views; `unfinished` as in `Check`.
 
         1. The guard judges the readable text, in its context and in every view; its parts and sentences as well, each
-           by itself, unless `by_part` is false: that is for messages that join judged ones. It judges the text with
-           each image.
-           The policy's rules decide about what exclusions do not cover.
+           by itself, unless `by_part` is false (a message that joins judged ones); and the text with each image. The
+           policy's rules decide about what exclusions do not cover.
         2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
            `on_overload` or `on_guard_error` decides (`_unjudged`). A failure never counts as "safe".
         3. If the message has opaque parts, or encodings that were not decoded, `on_opaque` decides as well, and the
