@@ -1,11 +1,12 @@
 """What sentences judged by themselves stop, of harm among harmless text and of ordinary prompts: docs/evaluation.md.
 
-    python -m bench.sentences docs/evaluation.md [DATA] [--rows 1500] [--seed 0]
+    python -m bench.sentences docs/evaluation.md [DATA] [--rows 1000] [--seed 0]
 
 The embedded guard judges every text as a whole and by its passages, as the proxy does, without views. A text is stopped
 if a preset blocks it as a whole, or a passage from the P(unsafe) in the column's head on. DATA is a folder of labelled
 rows (default: ../shared/data/dev), of whose prompts at most `--rows` are drawn. Neighbours are drawn from the everyday
-prompts with the same seed. Verdicts are stored, as those of `evaluate`.
+prompts with the same seed; of the plain harmful prompts that get neighbours, those count that the preset blocks alone.
+Verdicts are stored, as those of `evaluate`.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 from bench.pages import fill, machine
@@ -30,6 +32,7 @@ from guardproxy.types import Check, Conversation, Message, Part, Verdict
 ROOT = Path(__file__).parents[1]
 LEAST = (0.7, 0.8, 0.85, 0.9, 0.94, 0.97)
 AT_ONCE = 64
+HARMFUL, BLOCKED = "plain harmful prompts", "blocked ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def groups(data: Path, rows: int, seed: int) -> dict[str, list[str]]:
         [row.check.turn.text for row in read(ROOT / "training" / f"{name}.jsonl").rows]
         for name in ("everyday", "harmful")
     )
-    draw = random.Random(seed)
+    draw, half = random.Random(seed), harmful[::2]
 
     def among(texts: Sequence[str], before: int, after: int) -> list[str]:
         return [" ".join([*draw.sample(everyday, before), text, *draw.sample(everyday, after)]) for text in texts]
@@ -66,14 +69,14 @@ def groups(data: Path, rows: int, seed: int) -> dict[str, list[str]]:
         "benign prompts": [row.check.turn.text for row in drawn if not row.unsafe],
         "everyday prompts": everyday,
         "everyday prompts, three at a time": among(everyday[::3], 1, 1),
-        "plain harmful prompts": harmful,
-        "the same before a harmless prompt": among(harmful, 0, 1),
-        "the same behind a harmless prompt": among(harmful, 1, 0),
-        "the same among four harmless prompts": among(harmful, 2, 2),
-        "the same before twelve harmless prompts": among(harmful, 0, 12),
-        "the same among twelve harmless prompts": among(harmful, 6, 6),
-        "the same before four numbers": [
-            f"{text} {' '.join(str(draw.randrange(10**8)) for _ in range(4))}" for text in harmful
+        HARMFUL: harmful,
+        f"{BLOCKED} before a harmless prompt": among(half, 0, 1),
+        f"{BLOCKED} behind a harmless prompt": among(half, 1, 0),
+        f"{BLOCKED} among four harmless prompts": among(half, 2, 2),
+        f"{BLOCKED} before twelve harmless prompts": among(half, 0, 12),
+        f"{BLOCKED} among twelve harmless prompts": among(half, 6, 6),
+        f"{BLOCKED} before four numbers": [
+            f"{text} {' '.join(str(draw.randrange(10**8)) for _ in range(4))}" for text in half
         ],
     }
 
@@ -114,7 +117,9 @@ async def measured(data: Path, rows: int, seed: int) -> str:
     for preset, policy in policies.items():
         head = [f"`{preset}`, of", "number", "as a whole", *(f"from {least:g}" for least in LEAST)]
         lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
-        for name, group in found.items():
+        alone = [one.stopped(policy, None) for one in found[HARMFUL][::2]]
+        for name, judged_texts in found.items():
+            group = list(compress(judged_texts, alone)) if name.startswith(BLOCKED) else judged_texts
             shares = [100 * sum(one.stopped(policy, least) for one in group) / len(group) for least in (None, *LEAST)]
             lines.append(f"| {name} | {len(group):,} | {' | '.join(f'{share:.1f}' for share in shares)} |")
         blocks.append("\n".join(lines))
@@ -126,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path, help="the page with the marks")
     parser.add_argument("data", nargs="?", type=Path, default=ROOT.parent / "shared" / "data" / "dev")
-    add_options(parser, 1500, "the most labelled prompts")
+    add_options(parser, 1000, "the most labelled prompts")
     args = parser.parse_args()
     fill(args.page, "sentences", asyncio.run(measured(args.data, args.rows, args.seed)))
 

@@ -36,25 +36,38 @@ def sentences(text: str) -> list[str]:
 
 
 def passages(text: str) -> list[str]:
-    """The sentences of `text` to judge one by one, without the white space around them; none if it is only one.
+    """What of `text` to judge by itself, sentence by sentence, without the white space around it; none of one sentence.
 
-    A stop without white space behind it, as in 3.5, ends none. Sentences of few words are read with the next one, the
-    last with the one before it. At most _MOST: of more sentences, as many neighbours are read together as it takes. A
-    text of more than _LONGEST characters has none.
+    Sentences of few words are read with the next one, the last with the one before it, and that one alone as well. At
+    most _MOST passages with several sentences or one: of more, as many neighbours are read together as it takes. A text
+    of more than _LONGEST characters has none.
     """
     if len(text) > _LONGEST:
         return []
+    groups: list[list[str]] = []
+    for sentence in _whole(text):
+        if groups and _is_short("".join(groups[-1])):
+            groups[-1].append(sentence)
+        else:
+            groups.append([sentence])
+    if len(groups) > 1 and _is_short("".join(groups[-1])):
+        groups[-2:] = [[*groups[-2], *groups[-1]]]
+    together = -(-len(groups) // _MOST)
+    starts = range(0, len(groups), together or 1)
+    joined = ["".join(sentence for group in groups[at : at + together] for sentence in group) for at in starts]
+    alone = [one for group in groups if len(group) > 1 for one in group if not _is_short(one)] if together == 1 else []
+    return [passage.strip() for passage in dict.fromkeys((*joined, *alone)) if passage != text]
+
+
+def _whole(text: str) -> list[str]:
+    """The sentences of `text`; a stop without white space behind it, as in 3.5, ends none."""
     found: list[str] = []
     for sentence in sentences(text):
-        if found and (found[-1].endswith((".", "!", "?")) or _is_short(found[-1])):
+        if found and found[-1].endswith((".", "!", "?")):
             found[-1] += sentence
         else:
             found.append(sentence)
-    if len(found) > 1 and _is_short(found[-1]):
-        found[-2:] = ["".join(found[-2:])]
-    together = -(-len(found) // _MOST)
-    joined = ["".join(found[place : place + together]) for place in range(0, len(found), together or 1)]
-    return [passage.strip() for passage in joined] if len(joined) > 1 else []
+    return found
 
 
 def _is_short(text: str) -> bool:
