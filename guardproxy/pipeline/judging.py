@@ -157,7 +157,7 @@ class Judging:
                     asked = Check(Conversation((*context, words)), words.side, stream, unfinished)
                     checks, complete, unread = await self._text_checks(asked, policy, by_part=by_part, growing=growing)
                 checks += image_checks(context, message, policy, reading, reads_tools=reads_tools)
-                checks += of_sentences(words, checks, policy) if by_part and says else []
+                checks += await of_sentences(words, checks, policy) if by_part and says else []
                 checks += of_thread(message, thread, policy)
                 by_view = await self._verdicts(checks, policy)
             except GuardUnavailable as failure:

@@ -1,4 +1,4 @@
-"""What else of a user's turn is judged: its sentences one by one, and the turn behind earlier ones. Pure.
+"""What else of a user's turn is judged: its sentences one by one, and the turn behind earlier ones.
 
 Most of these texts were judged in another form already, so each counts from a probability on that the policy sets.
 """
@@ -6,6 +6,7 @@ Most of these texts were judged in another form already, so each counts from a p
 from collections.abc import Sequence
 from dataclasses import replace
 
+from guardproxy.offload import computed
 from guardproxy.pipeline.thread import joined_text, own_text
 from guardproxy.pipeline.turns import SYSTEM_ROLES
 from guardproxy.policy import UNSAFE, Policy
@@ -20,19 +21,28 @@ THREAD, SENTENCE = "thread", "sentence"
 Named = list[tuple[str, Verdict]]
 
 
-def of_sentences(message: Message, checks: Sequence[tuple[str, Check]], policy: Policy) -> list[tuple[str, Check]]:
+async def of_sentences(
+    message: Message, checks: Sequence[tuple[str, Check]], policy: Policy
+) -> list[tuple[str, Check]]:
     """A check of each passage of a user's text and of its views, which `checks` judge; without a context.
 
     Results of tools are left out. None if the policy does not say from which P(unsafe) on a sentence counts.
     """
     if policy.sentences.unsafe is None or message.role not in ("user", *SYSTEM_ROLES):
         return []
+    whole = [(name, own_text(check.turn)) for name, check in checks if not _is_apart(name)]
+    found = await computed(sum(len(text) for _, text in whole), _passages, whole)
     known = {check.turn.text for _, check in checks}
-    found: dict[str, str] = {}
-    for name, check in checks:
-        for passage in () if _is_apart(name) else passages(own_text(check.turn)):
-            found.setdefault(passage, SENTENCE if name == "text" else f"{name}+{SENTENCE}")
     return [(name, _alone(message, passage)) for passage, name in found.items() if passage not in known]
+
+
+def _passages(texts: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The passages of texts, given by view, with the names of their views."""
+    found: dict[str, str] = {}
+    for name, text in texts:
+        for passage in passages(text):
+            found.setdefault(passage, SENTENCE if name == "text" else f"{name}+{SENTENCE}")
+    return found
 
 
 def of_thread(message: Message, thread: Sequence[str], policy: Policy) -> list[tuple[str, Check]]:
