@@ -22,7 +22,7 @@ from guardproxy.guards.completions.reader import Shares
 from guardproxy.guards.links import ReplicaFailed
 from guardproxy.guards.replicas import AskOptions, ReplicaGuard
 from guardproxy.ports import Prompt
-from guardproxy.types import Check, Verdict
+from guardproxy.types import Category, Check, Taxonomy, Verdict
 from guardproxy.upstreams import Ejection
 from tests.guards.completions_kit import END, STORED, TWO, Server, guard_of
 from tests.guards.kit import check_of, found
@@ -88,6 +88,30 @@ def test_the_verdict_is_the_models_own(kind):
     assert verdicts[0].outside == pytest.approx(0.05, abs=1e-6)
     assert verdicts[0].guard == "guard"
     assert verdicts[0].usage.tokens_computed > 0
+
+
+def unsure(text: str) -> dict[str, float]:
+    """A guard that finds all six categories as probable, and ends no list sooner than it continues."""
+    if text.endswith("[/INST]"):
+        return {" unsafe": 0.5, " safe": 0.45}
+    if text.endswith("O"):
+        return {str(number): 0.15 for number in range(1, 7)}
+    return {",": 0.45, END: 0.45} if text[-1] in "123456" else {}
+
+
+def test_an_unsure_model_is_not_asked_for_more_lists_than_the_uncertainty_needs():
+    """Each list costs calls: the search ends when those that are left have half of the uncertainty, and says so."""
+    six = Taxonomy("six", tuple(Category(f"c{n}", f"C{n}", code=f"O{n}") for n in range(1, 7)))
+    calls, shares = [], []
+    for uncertainty in (0.5, 0.125):
+        server = Server(likely=unsure, top=64)
+        (verdict,) = ask(guard_of(server, family=open_family(taxonomy=six), uncertainty=uncertainty, top=64), BAD)
+        assert 0 < verdict.leftover < uncertainty / 2
+        calls.append(len(server.asked))
+        shares.append((verdict.leftover, found(verdict)))
+    assert calls[0] < calls[1] / 4
+    for category, share in shares[1][1].items():
+        assert share - shares[0][0] - 1e-9 <= shares[0][1][category] <= share + shares[1][0] + 1e-9
 
 
 def test_a_token_that_is_not_shown_is_forced():

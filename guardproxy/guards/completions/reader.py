@@ -7,7 +7,7 @@ then has the most that the token can have, and `leftover` says by how much a pro
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from guardproxy.engine.decoder.grammar import LISTS_PER_CHECK, Grammar, ListSearch, PartialList
@@ -19,6 +19,9 @@ from guardproxy.ports import Reading
 
 # Partial lists of one check that are asked for at once.
 _LISTS_AT_ONCE: Final = 8
+# The share of `uncertainty` that lists which are not read may have. It is more than on our own engine, because each
+# list costs a call or more, and an unsure model has many lists of little probability.
+_OF_LISTS: Final = 0.5
 # A token that is not shown is not asked for if its share is below this.
 _NEGLIGIBLE: Final = 1e-6
 
@@ -73,9 +76,11 @@ class Tokens:
 class PromptReader:
     """Reads the prompts of one check. Label lists are read only if P(unsafe) is above `floor`.
 
-    Raises GuardUnavailable if a probability may be off by more than `uncertainty`, or if the server reads another
-    number of tokens than a prompt has; CallRefused, ReplicaFailed, Overloaded as the calls do. At most as many calls
-    run at once as `open_calls` allows.
+    The search for lists ends when less than half of `uncertainty` is left, or after LISTS_PER_CHECK lists. At most as
+    many calls run at once as `open_calls` allows.
+
+    Raises GuardUnavailable if a probability may be off by more than `uncertainty` because tokens are not shown, or if
+    the server reads another number of tokens than a prompt has; CallRefused, ReplicaFailed, Overloaded as the calls do.
     """
 
     api: CompletionsApi
@@ -95,6 +100,7 @@ class PromptReader:
         unsafe, outside = verdict.of(0), max(0.0, 1.0 - verdict.seen)
         if unsafe <= self.floor:
             return Reading((unsafe, *[0.0] * answer.labels), unsafe, outside)
+        answer = replace(answer, tolerance=max(answer.tolerance, _OF_LISTS * self.uncertainty))
         search = ListSearch(answer, unsafe)
         hidden = await self._explore(encoded, answer, search)
         if hidden > self.uncertainty:
