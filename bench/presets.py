@@ -3,14 +3,20 @@
     python -m bench.presets [DATA] [--rows N] [--data-dir DIR]
 
 DATA is a folder of labelled rows (default: ../shared/data/dev). The embedded guard judges every row with the views of
-the default policy, as the proxy does. Scores are stored: a run that stops continues where it was, and other target
-rates need no check. `--rows` takes the first N rows in the order of their SHA-256 instead of all of them.
+the default policy, and every passage of a prompt by itself, as the proxy does; passages of views are left out. The
+bound of sentences and the threshold of `unsafe` are found together: the lowest bound with which a preset stops as many
+unsafe prompts, and no more everyday prompts, as it would without sentences at the same share of benign prompts. Scores
+are stored: a run that stops continues where it was, and other target rates need no check. `--rows` takes the first N
+rows in the order of their SHA-256 instead of all of them.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from bench.pages import fill, machine
 from bench.shipped import weights
@@ -18,13 +24,17 @@ from guardproxy import app
 from guardproxy.cli import parser
 from guardproxy.cli.calibrate import side_lines
 from guardproxy.cli.evaluate import guard_settings, read_rows, score_by
-from guardproxy.evaluation.metrics import Rate
-from guardproxy.evaluation.report import SIDES, Pair, pairs_of, stopped
-from guardproxy.evaluation.thresholds import Target
+from guardproxy.evaluation.datasets import LabelledRow
+from guardproxy.evaluation.metrics import Rate, rate_of
+from guardproxy.evaluation.report import SIDES, Pair, pairs_of, stops_row, weights_of
+from guardproxy.evaluation.scoring import ScoredRows
+from guardproxy.evaluation.thresholds import Target, Threshold, find_thresholds, side_rules
 from guardproxy.guards.cache import check_key
-from guardproxy.policy import PRESETS, Policy
+from guardproxy.policy import PRESETS, UNSAFE, Policy, SideRules
+from guardproxy.sentences import SentencePolicy, passages
 from guardproxy.settings import load
 from guardproxy.settings.packaged import preset_rules
+from guardproxy.types import Conversation, Message, Part, Side
 
 ROOT = Path(__file__).parents[1]
 PRESETS_FILE = ROOT / "guardproxy" / "settings" / "presets.yaml"
@@ -33,8 +43,8 @@ PRESETS_FILE = ROOT / "guardproxy" / "settings" / "presets.yaml"
 TARGETS = {"strict": (0.08, 0.08), "balanced": (0.03, 0.04), "permissive": (0.01, 0.015)}
 # How user turns are joined: `python -m bench.threads` measures it.
 THREAD = "{turns: 4, characters: 2000, unsafe: 0.8}"
-# From which P(unsafe) on a sentence by itself counts: `python -m bench.sentences` measures it.
-SENTENCES = {"strict": 0.8, "balanced": 0.9, "permissive": 0.94}
+# The bounds of sentences that are tried: from which P(unsafe) on a sentence by itself counts.
+BOUNDS = [step / 100 for step in range(60, 101, 2)]
 # Left out: texts in languages that the embedded guard was not trained to read. Many of them are harmless, so they would
 # raise the share of harmless texts stopped in English.
 FOREIGN = {"benign_multilingual", "multijail"}
@@ -42,16 +52,99 @@ FOREIGN = {"benign_multilingual", "multijail"}
 PLAIN = {"everyday": "300 everyday prompts", "harmful": "150 plain harmful prompts"}
 
 
-def scored(files: Sequence[Path], rows: int | None, data_dir: str | None) -> list[Pair]:
-    """The rows with a known label, each with the embedded guard's score."""
-    line = ["evaluate", *map(str, files), "--guard", "embedded", "--views"]
-    args = parser().parse_args([*line, "--data-dir", data_dir] if data_dir else line)
+Highest = Mapping[str, float]
+"""Of each prompt with several passages the highest P(unsafe) of one, by the row's place."""
+
+
+def scored(files: Sequence[Path], rows: int | None, data_dir: str | None) -> tuple[list[Pair], Highest]:
+    """The rows with a known label, each with the embedded guard's score; and the scores of the prompts' passages."""
+    args = arguments(files, ["--views"], data_dir)
     known = [row for row in read_rows(args) if row.unsafe is not None]
     chosen = sorted(known, key=lambda row: check_key(row.check))[:rows]
-    return pairs_of(score_by("embedded", guard_settings(args)["embedded"], chosen, args))
+    cut = [part for row in chosen if row.check.side == "user" for part in parts(row)]
+    highest: dict[str, float] = {}
+    for row, score in pairs_of(judged(cut, arguments(files, [], data_dir))):
+        highest[row.place] = max(score.unsafe, highest.get(row.place, 0.0))
+    return pairs_of(judged(chosen, args)), highest
 
 
-def presets_text(pairs: Sequence[Pair], whole: bool) -> str:
+def arguments(files: Sequence[Path], options: Sequence[str], data_dir: str | None) -> argparse.Namespace:
+    """The arguments of `guardproxy evaluate` for the embedded guard."""
+    line = ["evaluate", *map(str, files), "--guard", "embedded", *options]
+    return parser().parse_args([*line, "--data-dir", data_dir] if data_dir else line)
+
+
+def judged(rows: Sequence[LabelledRow], args: argparse.Namespace) -> ScoredRows:
+    """The rows with the embedded guard's scores."""
+    return score_by("embedded", guard_settings(args)["embedded"], rows, args)
+
+
+def parts(row: LabelledRow) -> list[LabelledRow]:
+    """Each passage of a prompt as a row; none if it has a single one."""
+    return [
+        replace(row, check=replace(row.check, conversation=Conversation((Message("user", (Part("passage", text),)),))))
+        for text in passages(row.check.turn.text)
+    ]
+
+
+def stopped(pairs: Sequence[Pair], policy: Policy, highest: Highest) -> Rate:
+    """How many rows the policy rewrites or blocks, as a whole or because of a sentence."""
+    hits = [stops_row(pair, policy) or by_sentence(pair, policy.sentences.unsafe, highest) for pair in pairs]
+    return rate_of(np.array(hits, dtype=np.bool_), weights_of(pairs))
+
+
+def by_sentence(pair: Pair, bound: float | None, highest: Highest) -> bool:
+    """Whether a sentence of the row reaches the bound, which is no lower than the threshold of whole texts."""
+    return bound is not None and highest.get(pair[0].place, 0.0) >= bound
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The policy for prompts with one bound of sentences; `target` is what it leaves to the rules of whole texts."""
+
+    policy: Policy
+    target: Target
+    others: list[Pair]
+
+
+def fit(pairs: Sequence[Pair], highest: Highest, bound: float | None, rate: float) -> Fit | None:
+    """The rules that stop, with sentences from `bound` on, at most `rate` of the benign prompts; None if there is none.
+
+    There is none where sentences alone stop more, or would count below the threshold of whole texts.
+    """
+    benign = select(pairs, unsafe=False)
+    others = [pair for pair in pairs if not by_sentence(pair, bound, highest)]
+    all_of, left = weights_of(benign).sum(), weights_of(select(others, unsafe=False)).sum()
+    spare = rate * all_of - (all_of - left)
+    if spare <= 0:
+        return None
+    target = Target("fpr", float(spare / left))
+    found = find_thresholds(others, target)
+    if any(isinstance(one, Threshold) and one.category == UNSAFE and one.threshold > (bound or 1.0) for one in found):
+        return None
+    policy = Policy("prompts", "", side_rules(found, "user"), SideRules({}), sentences=SentencePolicy(bound))
+    return Fit(policy, target, others)
+
+
+def chosen_fit(pairs: Sequence[Pair], everyday: Sequence[Pair], highest: Highest, rate: float) -> Fit | None:
+    """The fit with the lowest bound that costs neither unsafe prompts found nor everyday prompts stopped."""
+    whole = fit(pairs, highest, None, rate)
+    if whole is None:
+        return None
+    unsafe = select(pairs, unsafe=True)
+    found, wrong = (stopped(group, whole.policy, highest).value for group in (unsafe, everyday))
+    for bound in BOUNDS:
+        one = fit(pairs, highest, bound, rate)
+        if (
+            one is not None
+            and stopped(unsafe, one.policy, highest).value >= found
+            and stopped(everyday, one.policy, highest).value <= wrong
+        ):
+            return one
+    return None
+
+
+def presets_text(pairs: Sequence[Pair], everyday: Sequence[Pair], highest: Highest, whole: bool) -> str:
     """The text of presets.yaml."""
     count = f"all {len(pairs):,}" if whole else f"{len(pairs):,}"
     lines = [
@@ -60,15 +153,26 @@ def presets_text(pairs: Sequence[Pair], whole: bool) -> str:
         "# Most benign rows of these sets are borderline on purpose, so ordinary traffic is stopped less often.",
         "# Intervals (95 %) are in brackets. A category that keeps to `unsafe` has a flag that only names it.",
     ]
+    prompts, replies = (select(pairs, side=side) for side in SIDES)
     for preset, (user, assistant) in TARGETS.items():
-        sides, refused = side_lines(pairs, {"user": Target("fpr", user), "assistant": Target("fpr", assistant)})
+        found = chosen_fit(prompts, everyday, highest, user)
+        if found is None:
+            sys.exit(f"{preset}: no bound of sentences keeps its target")
+        targets: dict[Side, Target] = {"user": found.target, "assistant": Target("fpr", assistant)}
+        sides, refused = side_lines([*found.others, *replies], targets)
         if refused:
             sys.exit("\n".join([f"{preset}: too few rows for its target", *refused]))
+        bound = found.policy.sentences.unsafe
+        shares = [share(stopped(select(prompts, unsafe=kind), found.policy, highest)) for kind in (True, False)]
         lines += [
             "",
             f"# At most {100 * user:g} % of the benign prompts and {100 * assistant:g} % of the benign replies.",
+            f"{preset}:",
+            f"  thread: {THREAD}",
+            f"  # with the rules of `user`: {shares[0]} of the unsafe and {shares[1]} of the benign prompts",
+            f"  sentences: {{unsafe: {bound:g}}}",
+            f"  # of the {len(found.others):,} prompts of which no sentence reaches that bound:",
         ]
-        lines += [f"{preset}:", f"  thread: {THREAD}", f"  sentences: {{unsafe: {SENTENCES[preset]:g}}}"]
         lines += [f"  {line}" for side in SIDES for line in sides[side]]
     return "\n".join(lines) + "\n"
 
@@ -78,7 +182,9 @@ def sets(pairs: Sequence[Pair]) -> list[str]:
     return sorted({row.dataset for row, _ in pairs})
 
 
-def overview(policies: Mapping[str, Policy], pairs: Sequence[Pair], plain: Sequence[Pair]) -> Iterator[str]:
+def overview(
+    policies: Mapping[str, Policy], pairs: Sequence[Pair], plain: Sequence[Pair], highest: Highest
+) -> Iterator[str]:
     """What each preset stops, over all sets together."""
     names = ["unsafe prompts", "benign prompts", "unsafe replies", "benign replies", *PLAIN.values()]
     yield f"| preset | {' | '.join(names)} |"
@@ -86,10 +192,10 @@ def overview(policies: Mapping[str, Policy], pairs: Sequence[Pair], plain: Seque
     for preset, policy in policies.items():
         groups = [select(pairs, side=side, unsafe=unsafe) for side in SIDES for unsafe in (True, False)]
         groups += [select(plain, dataset=name) for name in PLAIN]
-        yield f"| `{preset}` | {' | '.join(percent(stopped(group, policy)) for group in groups)} |"
+        yield f"| `{preset}` | {' | '.join(percent(stopped(group, policy, highest)) for group in groups)} |"
 
 
-def by_set(policies: Mapping[str, Policy], pairs: Sequence[Pair]) -> Iterator[str]:
+def by_set(policies: Mapping[str, Policy], pairs: Sequence[Pair], highest: Highest) -> Iterator[str]:
     """What each preset stops of each set."""
     yield f"| set | rows | {' | '.join(f'`{preset}`' for preset in policies)} |"
     yield f"| --- | --- |{' ---: |' * len(policies)}"
@@ -97,7 +203,7 @@ def by_set(policies: Mapping[str, Policy], pairs: Sequence[Pair]) -> Iterator[st
         for kind, unsafe in (("unsafe", True), ("benign", False)):
             rows = select(pairs, dataset=name, unsafe=unsafe)
             if rows:
-                cells = [percent(stopped(rows, policy)) for policy in policies.values()]
+                cells = [percent(stopped(rows, policy, highest)) for policy in policies.values()]
                 yield f"| `{name}` | {len(rows):,} {kind} | {' | '.join(cells)} |"
 
 
@@ -110,6 +216,11 @@ def select(
         for row, score in pairs
         if side in {None, row.check.side} and unsafe in {None, row.unsafe} and dataset in {None, row.dataset}
     ]
+
+
+def share(rate: Rate) -> str:
+    """A share with its numbers, such as `3.00 % (106 of 3,528)`."""
+    return f"{100 * rate.value:.2f} % ({rate.hits:,.0f} of {rate.n:,.0f})"
 
 
 def percent(rate: Rate) -> str:
@@ -126,14 +237,22 @@ def main() -> None:
     options.add_argument("--data-dir", metavar="DIR")
     args = options.parse_args()
     files = [path for path in sorted(args.data.glob("*.jsonl.gz")) if path.name.partition(".")[0] not in FOREIGN]
-    plain = scored([ROOT / "training" / f"{name}.jsonl" for name in PLAIN], None, args.data_dir)
-    pairs = scored(files, args.rows, args.data_dir)
-    PRESETS_FILE.write_text(presets_text(pairs, args.rows is None))
+    plain, of_plain = scored([ROOT / "training" / f"{name}.jsonl" for name in PLAIN], None, args.data_dir)
+    pairs, of_pairs = scored(files, args.rows, args.data_dir)
+    highest = {**of_plain, **of_pairs}
+    everyday = select(plain, dataset="everyday")
+    PRESETS_FILE.write_text(presets_text(pairs, everyday, highest, args.rows is None))
     preset_rules.cache_clear()
-    policies = {preset: load(None, {}, app.catalogue(), preset).policies.policies["default"] for preset in PRESETS}
-    table = "\n".join(overview(policies, pairs, plain))
+    policies: dict[str, Policy] = {
+        preset: load(None, {}, app.catalogue(), preset).policies.policies["default"] for preset in PRESETS
+    }
+    table = "\n".join(overview(policies, pairs, plain, highest))
     where = f"On {machine()}, weights `{weights()}`, {len(pairs):,} rows; in percent, with 95 % Wilson intervals:"
-    fill(ROOT / "docs" / "evaluation.md", "presets", f"{where}\n\n{table}\n\n" + "\n".join(by_set(policies, pairs)))
+    fill(
+        ROOT / "docs" / "evaluation.md",
+        "presets",
+        f"{where}\n\n{table}\n\n" + "\n".join(by_set(policies, pairs, highest)),
+    )
     fill(ROOT / "README.md", "presets", table)
 
 

@@ -174,7 +174,12 @@ def _policy_effect(pairs: Sequence[Pair], policy: Policy) -> Report:
 
 def stopped(pairs: Sequence[Pair], policy: Policy) -> Rate:
     """How many rows the policy rewrites or blocks."""
-    return rate_of(np.array([stops(_decision(pair, policy)) for pair in pairs], dtype=np.bool_), weights_of(pairs))
+    return rate_of(np.array([stops_row(pair, policy) for pair in pairs], dtype=np.bool_), weights_of(pairs))
+
+
+def stops_row(pair: Pair, policy: Policy) -> bool:
+    """Whether the policy rewrites or blocks a row."""
+    return stops(_decision(pair, policy))
 
 
 def _decision(pair: Pair, policy: Policy) -> Decision:

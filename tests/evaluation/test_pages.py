@@ -1,6 +1,7 @@
 """Measured tables are written between their own marks, and the rest of the page stays; what is measured for them."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.pages import fill
-from bench.presets import overview, presets_text
+from bench.presets import chosen_fit, overview, presets_text, stopped
 from bench.sampling import stratified
 from bench.shipped import Stored
 from guardproxy.errors import GuardUnavailable
@@ -55,16 +56,46 @@ def test_presets_are_written_with_their_shares() -> None:
     """The text is a file of presets, each stricter than the next, and the table has what the packaged ones stop."""
     steps = [index / 1000 for index in range(1000)]
     pairs = [pair for side in ("user", "assistant") for label in (True, False) for pair in rows(side, label, steps)]
-    tree, problems = read(presets_text(pairs, whole=True))
+    tree, problems = read(presets_text(pairs, rows("user", False, [0.1]), {}, whole=True))
     assert problems == []
     assert tree is not None
     thresholds = [tree.get(preset, "user", "unsafe", "block") for preset in PRESETS]
     assert [node.value for node in thresholds if node] == [0.9191, 0.9691, 0.9891]
     assert all(set(tree.get(preset).plain_value()) == set(preset_rules(preset).plain_value()) for preset in PRESETS)
     policies = {preset: load(None, {}, NAMES, preset).policies.policies["default"] for preset in PRESETS}
-    table = list(overview(policies, pairs, []))
+    table = list(overview(policies, pairs, [], {}))
     assert [line.partition(" |")[0] for line in table[2:]] == ["| `strict`", "| `balanced`", "| `permissive`"]
     assert table[2].endswith("| - | - |")
+
+
+def placed(pairs: list[Pair], name: str) -> list[Pair]:
+    """The rows, each with a place of its own."""
+    return [(replace(row, place=f"{name}:{number}"), score) for number, (row, score) in enumerate(pairs)]
+
+
+def test_the_bound_of_sentences_is_found_with_the_threshold_of_whole_texts() -> None:
+    """The benign prompts that sentences stop count in the share; the bound costs no unsafe and no everyday prompt."""
+    benign = placed(rows("user", False, [index / 1000 for index in range(1000)]), "benign")
+    unsafe = placed(rows("user", True, [0.2 + index / 1000 for index in range(700)]), "unsafe")
+    everyday = placed(rows("user", False, [0.1] * 100), "everyday")
+    # Sentences show a tenth of the unsafe prompts from 0.9 on, and as many benign ones only below 0.8.
+    highest = {row.place: 0.95 for row, _ in unsafe[:70]} | {row.place: 0.79 for row, _ in benign[:100]}
+    found = chosen_fit([*benign, *unsafe], everyday, highest, 0.1)
+    assert found is not None
+    assert found.policy.sentences.unsafe == 0.9  # the first bound that is no lower than the threshold
+    assert stopped(benign, found.policy, highest).value <= 0.1
+    assert stopped(unsafe, found.policy, highest).hits == 70
+    # A bound that stops everyday prompts is not taken.
+    higher = {**highest, everyday[0][0].place: 0.93}
+    found = chosen_fit([*benign, *unsafe], everyday, higher, 0.1)
+    assert found is not None
+    assert found.policy.sentences.unsafe == 0.94
+    # Benign prompts that sentences stop are taken from what whole texts may stop.
+    stopping = {**highest, **{row.place: 0.97 for row, _ in benign[:50]}}
+    found = chosen_fit([*benign, *unsafe], everyday, stopping, 0.1)
+    assert found is not None
+    assert stopped(benign, found.policy, stopping).value <= 0.1
+    assert found.policy.user.by_category["unsafe"][0].threshold > 0.945
 
 
 @given(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=5), number=st.integers(0, 60), seed=st.integers(0, 99))
