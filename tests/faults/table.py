@@ -227,6 +227,14 @@ STORE: Final = (
         metrics=_STORE_FAILS,
         note="the next records are stored when it is back",
     ),
+    Fault(
+        "no-permission",
+        "may not be written by the proxy's user, at the start",
+        0,
+        end="closed",
+        records=(),
+        note="the proxy ends with the status 1 and names the file or folder",
+    ),
     Fault("required-locked", "is locked for a second, with `audit.required`", records=_WHOLE, note="the answer waits"),
     Fault(
         "required-full",

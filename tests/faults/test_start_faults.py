@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from guardproxy.sinks.database.schema import create_file
 from tests.faults.stand import ROOT, RULES
-from tests.faults.table import PROCESS
+from tests.faults.table import PROCESS, STORE
 from tests.kit import children, forking, free_port, until
 
 TEXT = """\
@@ -21,6 +22,9 @@ guard: {model: embedded-small, dtype: float32, threads: 1}
 audit: {store: "sqlite:///%s/audit.sqlite3"}
 """
 FAULT = next(fault for fault in PROCESS if fault.name == "stop-start")
+PATTERNS = "family: patterns, patterns: {violence_hate: {words: [poison]}}"
+# Without the capabilities that let root write what its permissions forbid.
+UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
 FIRST = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
@@ -104,3 +108,35 @@ def test_workers_are_stopped_while_they_import(tmp_path: Path, what: signal.Sign
     until(lambda: forking(process.pid), "it does not fork")
     (os.killpg if to_all else os.kill)(process.pid, what)
     ended(process, tmp_path, 0)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("file", "folder"), [(0o400, 0o700), (0o600, 0o500), (0o400, 0o500)])
+def test_a_store_without_permission_to_write_it(tmp_path: Path, file: int, folder: int) -> None:
+    """The start ends at once, and says which file or folder cannot be written and what to do."""
+    needed = next(fault for fault in STORE if fault.name == "no-permission")
+    config, place, log = tmp_path / "guardproxy.yaml", tmp_path / "store", tmp_path / "log"
+    config.write_text(
+        (TEXT % (1, place)).replace("model: embedded-small, dtype: float32, threads: 1", PATTERNS) + RULES
+    )
+    place.mkdir()
+    create_file(place / "audit.sqlite3")
+    for path, mode in ((place / "audit.sqlite3", file), (place, folder)):
+        path.chmod(mode)
+    line = [
+        *UNPRIVILEGED,
+        sys.executable,
+        "-m",
+        "guardproxy",
+        "serve",
+        "--port",
+        str(free_port()),
+        "--config",
+        str(config),
+    ]
+    with log.open("wb") as output:
+        status = subprocess.run(line, stdout=output, stderr=output, cwd=ROOT, timeout=60, check=False).returncode
+    place.chmod(0o700)
+    said = log.read_text().splitlines()[-1]
+    assert (status, needed.end) == (1, "closed"), said
+    assert f"{place if file == 0o600 else place / 'audit.sqlite3'} cannot be written: give the user" in said

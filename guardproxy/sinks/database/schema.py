@@ -360,13 +360,20 @@ def open_engine(url: URL) -> AsyncEngine:
 def create_file(path: Path) -> None:
     """Create a SQLite file that only its owner can read, in WAL mode: readers and the writer do not block each other.
 
-    Raises sqlite3.Error or OSError.
+    Raises sqlite3.Error, or OSError, also if this process may not write the file and its folder: SQLite keeps its log
+    beside the file.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Only a new file is opened here: closing it would drop the locks of other connections of this process to it, and
     # another process that ends its own connection would then take itself for the last one, and delete the log.
     with suppress(FileExistsError):
         os.close(os.open(path.resolve(), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    for place in (path.resolve(), path.resolve().parent):
+        if not os.access(place, os.W_OK):
+            raise PermissionError(
+                f"{place} cannot be written: give the user of this process the permission to write the file and its "
+                "folder, on a file system that is not read-only, or set audit.store"
+            )
     deadline = time.monotonic() + BUSY_S
     while True:
         connection = sqlite3.connect(path, timeout=BUSY_S)
