@@ -4,10 +4,9 @@
 
 DATA is a folder of labelled rows (default: ../shared/data/dev). The embedded guard judges every row with the views of
 the default policy, and every passage of a prompt by itself, as the proxy does; passages of views are left out. The
-bound of sentences and the threshold of `unsafe` are found together: the lowest bound with which a preset stops as many
-unsafe prompts, and no more everyday prompts, as it would without sentences at the same share of benign prompts. Scores
-are stored: a run that stops continues where it was, and other target rates need no check. `--rows` takes the first N
-rows in the order of their SHA-256 instead of all of them.
+bound of sentences and the threshold of `unsafe` are found together, at one share of benign prompts: the lowest bound
+that costs at most COST of the unsafe prompts and keeps EVERYDAY. Scores are stored: a run that stops continues where it
+was, and other target rates need no check. `--rows` takes the first N rows in the order of their SHA-256 instead of all.
 """
 
 import argparse
@@ -45,6 +44,11 @@ TARGETS = {"strict": (0.08, 0.08), "balanced": (0.03, 0.04), "permissive": (0.01
 THREAD = "{turns: 4, characters: 2000, unsafe: 0.8}"
 # The bounds of sentences that are tried: from which P(unsafe) on a sentence by itself counts.
 BOUNDS = [step / 100 for step in range(60, 101, 2)]
+# The share of the labelled unsafe prompts that a preset may miss because of sentences. Few of them hide harm among
+# harmless text, which sentences are for.
+COST = 0.01
+# The most of the everyday prompts that a preset stops.
+EVERYDAY = {"strict": 0.045, "balanced": 0.01, "permissive": 0.01}
 # Left out: texts in languages that the embedded guard was not trained to read. Many of them are harmless, so they would
 # raise the share of harmless texts stopped in English.
 FOREIGN = {"benign_multilingual", "multijail"}
@@ -126,19 +130,20 @@ def fit(pairs: Sequence[Pair], highest: Highest, bound: float | None, rate: floa
     return Fit(policy, target, others)
 
 
-def chosen_fit(pairs: Sequence[Pair], everyday: Sequence[Pair], highest: Highest, rate: float) -> Fit | None:
-    """The fit with the lowest bound that costs neither unsafe prompts found nor everyday prompts stopped."""
-    whole = fit(pairs, highest, None, rate)
+def chosen_fit(
+    pairs: Sequence[Pair], everyday: Sequence[Pair], highest: Highest, rate: float, most: float
+) -> Fit | None:
+    """The fit with the lowest bound that costs at most COST of the unsafe prompts, and `most` of the everyday ones."""
+    whole, unsafe = fit(pairs, highest, None, rate), select(pairs, unsafe=True)
     if whole is None:
         return None
-    unsafe = select(pairs, unsafe=True)
-    found, wrong = (stopped(group, whole.policy, highest).value for group in (unsafe, everyday))
+    least = stopped(unsafe, whole.policy, highest).value - COST
     for bound in BOUNDS:
         one = fit(pairs, highest, bound, rate)
         if (
             one is not None
-            and stopped(unsafe, one.policy, highest).value >= found
-            and stopped(everyday, one.policy, highest).value <= wrong
+            and stopped(unsafe, one.policy, highest).value >= least
+            and stopped(everyday, one.policy, highest).value <= most
         ):
             return one
     return None
@@ -155,7 +160,7 @@ def presets_text(pairs: Sequence[Pair], everyday: Sequence[Pair], highest: Highe
     ]
     prompts, replies = (select(pairs, side=side) for side in SIDES)
     for preset, (user, assistant) in TARGETS.items():
-        found = chosen_fit(prompts, everyday, highest, user)
+        found = chosen_fit(prompts, everyday, highest, user, EVERYDAY[preset])
         if found is None:
             sys.exit(f"{preset}: no bound of sentences keeps its target")
         targets: dict[Side, Target] = {"user": found.target, "assistant": Target("fpr", assistant)}

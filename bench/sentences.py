@@ -30,7 +30,7 @@ from guardproxy.settings import load
 from guardproxy.types import Check, Conversation, Message, Part, Verdict
 
 ROOT = Path(__file__).parents[1]
-LEAST = (0.7, 0.8, 0.85, 0.9, 0.94, 0.97)
+LEAST = (0.7, 0.76, 0.8, 0.86, 0.9, 0.94)
 AT_ONCE = 64
 HARMFUL, BLOCKED = "plain harmful prompts", "blocked ones"
 

@@ -74,25 +74,25 @@ def placed(pairs: list[Pair], name: str) -> list[Pair]:
 
 
 def test_the_bound_of_sentences_is_found_with_the_threshold_of_whole_texts() -> None:
-    """The benign prompts that sentences stop count in the share; the bound costs no unsafe and no everyday prompt."""
+    """The benign prompts that sentences stop count in the share; the bound costs few unsafe and no everyday prompts."""
     benign = placed(rows("user", False, [index / 1000 for index in range(1000)]), "benign")
     unsafe = placed(rows("user", True, [0.2 + index / 1000 for index in range(700)]), "unsafe")
     everyday = placed(rows("user", False, [0.1] * 100), "everyday")
     # Sentences show a tenth of the unsafe prompts from 0.9 on, and as many benign ones only below 0.8.
     highest = {row.place: 0.95 for row, _ in unsafe[:70]} | {row.place: 0.79 for row, _ in benign[:100]}
-    found = chosen_fit([*benign, *unsafe], everyday, highest, 0.1)
+    found = chosen_fit([*benign, *unsafe], everyday, highest, 0.1, 0.0)
     assert found is not None
     assert found.policy.sentences.unsafe == 0.9  # the first bound that is no lower than the threshold
     assert stopped(benign, found.policy, highest).value <= 0.1
     assert stopped(unsafe, found.policy, highest).hits == 70
     # A bound that stops everyday prompts is not taken.
     higher = {**highest, everyday[0][0].place: 0.93}
-    found = chosen_fit([*benign, *unsafe], everyday, higher, 0.1)
+    found = chosen_fit([*benign, *unsafe], everyday, higher, 0.1, 0.0)
     assert found is not None
     assert found.policy.sentences.unsafe == 0.94
     # Benign prompts that sentences stop are taken from what whole texts may stop.
     stopping = {**highest, **{row.place: 0.97 for row, _ in benign[:50]}}
-    found = chosen_fit([*benign, *unsafe], everyday, stopping, 0.1)
+    found = chosen_fit([*benign, *unsafe], everyday, stopping, 0.1, 0.0)
     assert found is not None
     assert stopped(benign, found.policy, stopping).value <= 0.1
     assert found.policy.user.by_category["unsafe"][0].threshold > 0.945
