@@ -105,6 +105,8 @@ def requests() -> Iterator[Body]:
     ]
     yield Body("8,000 tools", user("hello", tools=tools))
     yield Body("an image of 15 MB", user([{"type": "image_url", "image_url": {"url": _image(15_000_000)}}]))
+    escapes = "data:text/plain," + "%41" * 6_000_000
+    yield Body("6 million escapes in a data URL", user([{"type": "file", "file": {"file_data": escapes}}]))
     yield Body("500 KB of text as a data URL", user([{"type": "file", "file": {"file_data": _text_url(500_000)}}]))
     blocks = [{"type": "text", "text": f"part {n}"} for n in range(50_000)]
     anthropic = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": blocks}]}
@@ -126,7 +128,8 @@ def requests() -> Iterator[Body]:
     yield from _own_apis()
     for name in REPLIES:
         if name not in ("short", "none"):
-            yield Body(name, user("hello", stream=REPLIES[name][0] == SSE), reply=name)
+            chat = user("hello", stream=REPLIES[name][0] == SSE)
+            yield Body(name, *_OTHERS.get(name, (chat, CHAT)), name)
     yield from _console()
 
 
@@ -348,6 +351,38 @@ def stored_response(count: int) -> bytes:
     return json.dumps({**head, "output": items(count)}).encode()
 
 
+def blocks(count: int) -> bytes:
+    """A stream of Anthropic's with so many blocks of text."""
+    message = {"id": "m", "role": "assistant", "content": []}
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": message}]
+    for n in range(count):
+        text = {"type": "text_delta", "text": f"word {n} of many. "}
+        events.append({"type": "content_block_start", "index": n, "content_block": {"type": "text", "text": ""}})
+        events.append({"type": "content_block_delta", "index": n, "delta": text})
+        events.append({"type": "content_block_stop", "index": n})
+    events += [{"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, {"type": "message_stop"}]
+    return b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events)
+
+
+def event_of_calls(count: int) -> bytes:
+    """An event of Gemini's with so many calls of functions."""
+    calls = [{"functionCall": {"name": "f", "args": {"a": f"word {n} of many here"}}} for n in range(count)]
+    candidate = {"content": {"role": "model", "parts": calls}, "finishReason": "STOP", "index": 0}
+    return b"data: " + json.dumps({"candidates": [candidate]}).encode() + b"\r\n\r\n"
+
+
+# The requests for the replies of other protocols.
+_OTHERS = {
+    "Anthropic: stream of 5,000 blocks": (
+        json.dumps({"model": "m", "max_tokens": 9, "stream": True, "messages": conversation(1, 20)}).encode(),
+        "/v1/messages",
+    ),
+    "Gemini: event of 5,000 calls": (
+        json.dumps({"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}).encode(),
+        "/v1beta/models/m:streamGenerateContent?alt=sse",
+    ),
+}
+
 REPLIES: dict[str, tuple[str, Callable[[], Iterator[bytes]]]] = {
     "short": (JSON, lambda: iter([completion("hello")])),
     "none": (JSON, lambda: iter([b"{}"])),
@@ -361,6 +396,8 @@ REPLIES: dict[str, tuple[str, Callable[[], Iterator[bytes]]]] = {
     "stored items": (JSON, lambda: iter([json.dumps({"object": "list", "data": items(9_999)}).encode()])),
     "reply of 10,000 choices": (JSON, lambda: iter([completion(*(f"reply {n}" for n in range(10_000)))])),
     "reply of 5,000 tool calls": (JSON, lambda: iter([called(5_000)])),
+    "Anthropic: stream of 5,000 blocks": (SSE, lambda: cut(blocks(5_000), 65536)),
+    "Gemini: event of 5,000 calls": (SSE, lambda: iter([event_of_calls(5_000)])),
     "stream of 1,000 frames": (SSE, lambda: iter([stream([WORDS[:20]] * 1_000)])),
     "stream of 20,000 frames of a word": (SSE, lambda: cut(stream(["word "] * 20_000), 65536)),
     "stream of 1 MB in one frame": (SSE, lambda: iter([stream([(WORDS * 20_000)[:M]])])),

@@ -92,5 +92,6 @@ class ReplyRecords:
 def _behind(message: Message, earlier: Message) -> Message:
     """What a message has more than `earlier`, its state before: new parts, and the rests of parts that have grown."""
     known = {part.path: part.text for part in earlier.parts}
-    new = [part for part in message.parts if part not in earlier.parts]
+    same = frozenset(earlier.parts)  # a reply may have 10,000 parts, each of which is looked up
+    new = [part for part in message.parts if part not in same]
     return replace(message, parts=tuple(replace(part, text=part.text[len(known.get(part.path, "")) :]) for part in new))

@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from guardproxy.wires.shared.body import (
     guard_text,
     has_more_values,
     parsed_object,
+    percent_decoded,
     put,
     read_json,
     remove,
@@ -286,3 +288,18 @@ def test_whole_numbers_that_are_infinite_for_other_parsers_are_refused() -> None
     assert read_json(b"9" * DIGITS) == 10**DIGITS - 1
     with pytest.raises(Unreadable, match="out of range"):
         read_json(b"-" + b"9" * DIGITS)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=4),
+            st.sampled_from(["%", "%4", "%41", "%zz", "%0a", "%\n", "=", "==", "=3D", "=\n", "%%41", "_"]),
+        )
+    ).map("".join),
+    st.integers(0, 70_000),
+)
+def test_percent_escapes_are_decoded_as_the_standard_library_does(text: str, before: int) -> None:
+    """Wherever a piece is cut, and whatever of it begins no escape."""
+    whole = "a" * before + text + "%e2%82%ac" * 9_000 if before > 60_000 else text
+    assert percent_decoded(whole) == unquote_to_bytes(whole)

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.types import Part, PartKind
@@ -12,6 +13,8 @@ from guardproxy.types import Part, PartKind
 _SHOWN = re.compile(r"(?:^|\.)(?:content|text|refusal|reasoning(?:_content)?|summary|thinking|response|transcript)$")
 # The kinds of text that may alternate: every combination of them is a text that some reader shows.
 MAX_KINDS = 5
+# So many paths at the end are searched before the places of all are noted.
+_NEAR: Final = 8
 
 Paths = dict[str, Any] | Sequence[str]
 """The paths of the parts of a choice, in order."""
@@ -42,9 +45,10 @@ class Arrivals:
         """
         count = 0
         repeated: set[tuple[PartKind, str]] = set()
+        numbers: dict[str, int] = {}
         for piece in said:
             _, kind, text = piece
-            if text and (kind, text) not in repeated and self.add_run(choice, [piece], parts):
+            if text and (kind, text) not in repeated and self._add(choice, [piece], parts, numbers):
                 repeated.add((kind, text))
                 count += 1
         return count
@@ -54,19 +58,23 @@ class Arrivals:
 
         Raises UpstreamUnreadable as `add` does.
         """
+        return self._add(choice, pieces, parts, {})
+
+    def _add(self, choice: int, pieces: Sequence[Said], parts: Paths, numbers: dict[str, int]) -> int:
+        """Add pieces at the same path. `numbers`, which `_index` fills, are kept as long as `parts` are the same."""
         path, kind, text = pieces[0]
         if kind != "tool_call" and not _is_shown(path):
             return 0
         self._pieces += [(choice, piece) for piece in pieces]
         self._fed = self._released = None
         if (choice, path) != self._last:
-            self._note(choice, Part(path, text, kind), parts)
+            self._note(choice, Part(path, text, kind), parts, numbers)
         return len(pieces)
 
-    def _note(self, choice: int, part: Part, parts: Paths) -> None:
+    def _note(self, choice: int, part: Part, parts: Paths, numbers: dict[str, int]) -> None:
         place, kind = (choice, part.path), part.shown_as
         known = place in self._places
-        number = self._places[place] if known else _index(parts, part.path)
+        number = self._places[place] if known else _index(parts, part.path, numbers)
         self._choices.add(choice)
         if not self._alternate:
             self._alternate = known or len(self._choices) > 1 or number < self._kinds.get(kind, 0)
@@ -120,9 +128,15 @@ def _is_shown(path: str) -> bool:
     return _SHOWN.search(path) is not None
 
 
-def _index(parts: Paths, path: str) -> int:
-    """Return the place of a path, searched from the end, where new paths are; 0 if it is not there."""
-    if path not in parts:
-        return 0
-    behind = next(count for count, other in enumerate(reversed(parts)) if other == path)
-    return len(parts) - 1 - behind
+def _index(parts: Paths, path: str, numbers: dict[str, int]) -> int:
+    """Return the place of a path, the last one if it is there twice; 0 if it is not there.
+
+    New paths are at the end, where it is searched first. A frame may bring thousands: then `numbers`, which is empty at
+    first, gets the places of all.
+    """
+    if not numbers:
+        for behind, other in enumerate(islice(reversed(parts), _NEAR)):
+            if other == path:
+                return len(parts) - 1 - behind
+        numbers.update((other, number) for number, other in enumerate(parts))
+    return numbers.get(path, 0)

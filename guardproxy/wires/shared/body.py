@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NoReturn
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
 from guardproxy.errors import Unreadable
 
@@ -23,6 +23,9 @@ _STEP = re.compile(r'\.?([^.\[\]]+)|\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]')
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _PLAIN_KEY = re.compile(r"[^.\[\]\"]+")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+# A percent sign that begins no escape. At most so many bytes are decoded in one call, which keeps Python's lock.
+_NO_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2})")
+_DECODED_AT_ONCE = 65536
 _TEXT_TYPE = re.compile(r"text/|application/json(?:$|[;\s])")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']*([^\s;\"']*)")
 
@@ -258,8 +261,24 @@ def data_url_text(url: str) -> str | None:
     media_type, comma, payload = url[5:].partition(",") if url[:5].lower() == "data:" else ("", "", "")
     if not comma or not is_text_type(media_type):
         return None
-    data = unquote_to_bytes(payload)
+    data = percent_decoded(payload)
     return base64_text(data) if media_type.lower().endswith(";base64") else _utf8(data)
+
+
+def percent_decoded(text: str) -> bytes:
+    """The bytes of a text with percent-encoding (RFC 3986, section 2.1); a sign that begins no escape stays.
+
+    The same as `urllib.parse.unquote_to_bytes`, which makes an object for each escape: 18 MB of them took 1.7 GB.
+    """
+    data, found, start = text.encode(), [], 0
+    while start < len(data):
+        end = start + _DECODED_AT_ONCE
+        if end < len(data) and (sign := data.rfind(b"%", end - 2, end)) >= 0:
+            end = sign  # an escape is in one piece
+        piece = _NO_ESCAPE.sub(b"%25", data[start:end]).replace(b"=", b"%3D").replace(b"%", b"=")
+        found.append(binascii.a2b_qp(piece))
+        start = end
+    return b"".join(found)
 
 
 def data_url_image(url: str) -> tuple[str, str] | None:

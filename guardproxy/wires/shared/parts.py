@@ -36,6 +36,8 @@ A key that the map does not have is read as `passed`; a key that is itself text 
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import compress
+from operator import not_
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
@@ -366,8 +368,9 @@ def outer_messages(builder: MessageBuilder, system_fields: Collection[str] = ())
     if not builder.pieces:
         return []
     parts = builder.message("system").parts
-    system = tuple(part for part in parts if part.kind == "tool_definition" or _is_in(part, system_fields))
-    user = tuple(part for part in parts if part not in system)
+    of_system = [part.kind == "tool_definition" or _is_in(part, system_fields) for part in parts]
+    system = tuple(compress(parts, of_system))
+    user = tuple(compress(parts, map(not_, of_system)))
     return [message for message in (Message("system", system), Message("user", user)) if message.parts]
 
 
