@@ -105,6 +105,10 @@ def requests() -> Iterator[Body]:
     ]
     yield Body("8,000 tools", user("hello", tools=tools))
     yield Body("an image of 15 MB", user([{"type": "image_url", "image_url": {"url": _image(15_000_000)}}]))
+    source = {"type": "base64", "media_type": "application/pdf", "data": base64.b64encode(os.urandom(14 * M)).decode()}
+    pdf = [{"role": "user", "content": [{"type": "document", "source": source}]}]
+    document = {"model": "m", "max_tokens": 9, "messages": pdf}
+    yield Body("a PDF of 14 MB", json.dumps(document).encode(), "/v1/messages", "none")
     escapes = "data:text/plain," + "%41" * 6_000_000
     yield Body("6 million escapes in a data URL", user([{"type": "file", "file": {"file_data": escapes}}]))
     yield Body("500 KB of text as a data URL", user([{"type": "file", "file": {"file_data": _text_url(500_000)}}]))

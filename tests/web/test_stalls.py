@@ -22,6 +22,7 @@ BOUNDS = {
     "20 MB of {}": 3 * STALL_S,
     "20 MB of long numbers": STALL_S,
     "9,999 system messages": STALL_S,
+    "a PDF of 14 MB": 3 * STALL_S,
     "6 million escapes in a data URL": 3 * STALL_S,
     "Anthropic: stream of 5,000 blocks": 3 * STALL_S,
     "Gemini: event of 5,000 calls": 6 * STALL_S,

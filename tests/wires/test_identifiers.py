@@ -2,8 +2,11 @@
 
 import base64
 import hashlib
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guardproxy.wires.shared import vocabulary
 from guardproxy.wires.shared.identifiers import (
@@ -14,6 +17,7 @@ from guardproxy.wires.shared.identifiers import (
     is_name,
     is_value,
     label_words,
+    letter_runs,
     looseness,
     own_words,
     value_or,
@@ -309,3 +313,16 @@ def test_the_vocabulary_has_words_and_values() -> None:
     assert all(word.isalnum() and word == word.lower() for word in vocabulary.WORDS)
     assert not vocabulary.WORDS & vocabulary.VALUES
     assert not {"bomb", "how", "kill", "weapon", "poison"} & vocabulary.WORDS
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "Z", "_", "-", "aB", "7", "a_", "Z-"]), st.integers(1, 30)), max_size=12),
+    st.integers(65_400, 65_600),
+    st.sampled_from(["a", "7", "_", "aZ"]),
+)
+def test_runs_of_letters_are_found_wherever_the_search_is_cut(
+    parts: list[tuple[str, int]], before: int, filling: str
+) -> None:
+    """The runs are those of one search through the whole text, which would keep Python's lock."""
+    text = (filling * before)[:before] + "".join(unit * count for unit, count in parts) + "7Aa" * 3
+    assert [*letter_runs(text)] == re.findall("[a-z_-]{20,}|[A-Z_-]{20,}", text)

@@ -11,6 +11,7 @@ A text may be spelled over several identifiers, so those of a body may have BODY
 import base64
 import codecs
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 from guardproxy.views.plausible import decoded, pairs
@@ -33,8 +34,10 @@ _HEX = re.compile(r"(?=[a-f]*[0-9])[0-9a-f]{8,}|(?=[A-F]*[0-9])[0-9A-F]{8,}")
 _UUID = re.compile(r"(?<![A-Za-z0-9])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![A-Za-z0-9])")
 _LEET = str.maketrans("0134578", "oieastb")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\r\n-]+={0,2}\s*")
-_LETTER_RUN = re.compile(r"[a-z_-]{20,}|[A-Z_-]{20,}")
+_SHORTEST = 20  # letters of a run in one case that may be words
+_LETTER_RUN = re.compile(rf"[a-z_-]{{{_SHORTEST},}}|[A-Z_-]{{{_SHORTEST},}}")
 _SAMPLE = 65536  # characters of data that are decoded to see whether they are text
+_SEARCHED_AT_ONCE = 65536  # characters: a search keeps Python's lock
 _MANY = 1000  # more words than any name has
 
 
@@ -87,11 +90,24 @@ def is_machine_data(value: str) -> bool:
     """Return whether a string of at least 16 characters is base64 data that is not text. Linear in the length."""
     if len(value) < 16 or _BASE64.fullmatch(value) is None:
         return False
-    if any(_is_wordy(run, 0.5) for run in _LETTER_RUN.findall(value)):
+    if any(_is_wordy(run, 0.5) for run in letter_runs(value)):
         return False
     if len(value) <= LENGTH and not _is_data(max(_SEGMENT.findall(value), key=len, default="")):
         return False
     return _base64_text(value[:_SAMPLE]) is None
+
+
+def letter_runs(value: str) -> Iterator[str]:
+    """The runs of 20 or more letters in one case, with hyphens and underscores, in order."""
+    start = 0
+    while start < len(value):
+        end = start + _SEARCHED_AT_ONCE
+        if found := _LETTER_RUN.search(value, start, end):
+            run = _LETTER_RUN.match(value, found.start()) or found  # it may go on behind the part that was searched
+            start = run.end()
+            yield run.group()
+        else:
+            start = end - (_SHORTEST - 1)  # a run may begin here
 
 
 def _is_data(segment: str) -> bool:
