@@ -375,8 +375,22 @@ def event_of_calls(count: int) -> bytes:
     return b"data: " + json.dumps({"candidates": [candidate]}).encode() + b"\r\n\r\n"
 
 
+def event_of_candidates(count: int) -> bytes:
+    """An event of Gemini's with so many short answers; every second one has what the guard looks for."""
+    texts = (f"never in any body {'1' * 40}" if n % 2 else f"word {n} of many. " for n in range(count))
+    candidates = [
+        {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP", "index": n}
+        for n, text in enumerate(texts)
+    ]
+    return b"data: " + json.dumps({"candidates": candidates}).encode() + b"\r\n\r\n"
+
+
 # The requests for the replies of other protocols.
 _OTHERS = {
+    "Gemini: event of 1,000 candidates": (
+        json.dumps({"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}).encode(),
+        "/v1beta/models/m:streamGenerateContent?alt=sse",
+    ),
     "Anthropic: stream of 5,000 blocks": (
         json.dumps({"model": "m", "max_tokens": 9, "stream": True, "messages": conversation(1, 20)}).encode(),
         "/v1/messages",
@@ -401,6 +415,7 @@ REPLIES: dict[str, tuple[str, Callable[[], Iterator[bytes]]]] = {
     "reply of 10,000 choices": (JSON, lambda: iter([completion(*(f"reply {n}" for n in range(10_000)))])),
     "reply of 5,000 tool calls": (JSON, lambda: iter([called(5_000)])),
     "Anthropic: stream of 5,000 blocks": (SSE, lambda: cut(blocks(5_000), 65536)),
+    "Gemini: event of 1,000 candidates": (SSE, lambda: iter([event_of_candidates(1_000)])),
     "Gemini: event of 5,000 calls": (SSE, lambda: iter([event_of_calls(5_000)])),
     "stream of 1,000 frames": (SSE, lambda: iter([stream([WORDS[:20]] * 1_000)])),
     "stream of 20,000 frames of a word": (SSE, lambda: cut(stream(["word "] * 20_000), 65536)),

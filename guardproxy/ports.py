@@ -257,6 +257,9 @@ class ReplyStream(Protocol):
         `Message.arrived` leaves out the unreleased texts of the choices `without`.
         """
 
+    def alone(self, choice: int) -> Message:
+        """The same without `Message.arrived`."""
+
     def released(self, choice: int) -> Message:
         """The text of a choice that was released so far, with the part paths of `message`."""
 

@@ -1,6 +1,7 @@
 """The checks of a streamed reply: one choice as far as it was fed, beside the other choices if texts alternate."""
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -12,15 +13,17 @@ from guardproxy.pipeline.exchange import Exchange, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict
 from guardproxy.pipeline.gathering import AT_ONCE, gathered
 from guardproxy.pipeline.judging import Judging
+from guardproxy.pipeline.message_views import ArrivalViews, ReplyViews
 from guardproxy.pipeline.reach import reach_of
 from guardproxy.pipeline.turns import in_scope, recent_context
 from guardproxy.policy import Policy, decide
 from guardproxy.ports import ReplyStream
 from guardproxy.types import SEVERITY, Decision, Finding, Message, Part, Side, Verdict
-from guardproxy.views import GrowingViews
 
 # A text is cut behind a word if one ends within so many characters. Texts without spaces are cut anywhere.
 _LONGEST_WORD = 40
+# A choice that the guard has failed to judge is judged again for the others after this time at the earliest.
+_AGAIN_S = 1.0
 
 
 @dataclass(slots=True)
@@ -62,7 +65,12 @@ class ChoiceChecks:
         self.context = recent_context(exchange.request.conversation.messages)
         self.ended: set[int] = set()
         self._reach = reach_of(exchange.policy, judging.traits.reaches)
-        self._views: dict[int, GrowingViews] = {}  # by choice
+        self._arrivals = ArrivalViews()
+        self._views: dict[int, ReplyViews] = {}  # by choice
+        # By choice: the latest judgement on it without the others, and until when it holds.
+        self._alone: dict[int, tuple[Message, Judgement, float]] = {}
+        self._unclean: set[int] = set()  # those of `_alone` that do not pass
+        self._comparing = asyncio.Lock()
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._key = uuid.uuid4().hex  # the guard keeps its work on this reply under this name
 
@@ -81,16 +89,16 @@ class ChoiceChecks:
     ) -> LatestCheck:
         unfinished = unfinished and self._reach != Reach()  # other guards read an end like any other place
         started = time.perf_counter()
-        message = self._stream.message(choice)
+        message = self._stream.message(choice, without=self._known_harm_beside(choice))
         if upto is not None:
             message = cut(message, upto, before.message.parts if before else ())
         if before is not None and before.message == message and before.unfinished == unfinished:
             return before  # a finish frame without text: the last check judged exactly this message
-        growing = self._views.setdefault(choice, GrowingViews())
-        judged = await self._judged(message, growing, unfinished=unfinished)
-        if message.arrived and not _is_clean(judged):
-            message = await self._without_harm_beside(choice)
-            judged = await self._judged(message, unfinished=unfinished)
+        growing = self._views.setdefault(choice, ReplyViews(self._arrivals))
+        if message.arrived:
+            message, judged = await self._judged_beside(choice, message, growing, unfinished=unfinished)
+        else:
+            judged = await self._judged(message, growing, unfinished=unfinished)
         seconds, unread = time.perf_counter() - started, judged.unread
         if before is not None:
             seconds, unread = seconds + before.seconds, tuple(dict.fromkeys((*before.unread, *unread)))
@@ -114,27 +122,58 @@ class ChoiceChecks:
         return max([self._reach.undecided(part.text) for part in message.parts if part.kind != "opaque"], default=0)
 
     async def _judged(
-        self, message: Message, growing: GrowingViews | None = None, *, unfinished: bool = False
+        self, message: Message, growing: ReplyViews | None = None, *, unfinished: bool = False
     ) -> Judgement:
         policy, message = self._exchange.policy, in_scope(message, self._exchange.policy.judge)
         return await self._judging.judgement(
             self.context, message, policy, self._key, growing=growing, unfinished=unfinished
         )
 
+    async def _judged_beside(
+        self, choice: int, message: Message, growing: ReplyViews, *, unfinished: bool
+    ) -> tuple[Message, Judgement]:
+        """Judge a choice beside the others; return what was read and the judgement.
+
+        While no choice is known to be harmful, all are read together first: that takes one check.
+        """
+        harm_is_known = bool(self._unclean)
+        if not harm_is_known and _is_clean(judged := await self._judged(message, growing, unfinished=unfinished)):
+            return message, judged
+        own = await self._judged_alone(choice)
+        if SEVERITY[own.decision.action] >= SEVERITY["rewrite"]:
+            return message, own
+        if harm_is_known and _is_clean(judged := await self._judged(message, growing, unfinished=unfinished)):
+            return message, judged
+        message = await self._without_harm_beside(choice)
+        return message, await self._judged(message, ReplyViews(self._arrivals, None), unfinished=unfinished)
+
     async def _without_harm_beside(self, choice: int) -> Message:
         """The choice beside the released texts of others only, if their own text must not pass or cannot be judged.
 
         Harm in one choice is not that of another. A text that the guard has failed to judge is left out.
         """
-        others = [other for other in self._stream.choices if other != choice and other not in self.ended]
-        alone = {other: replace(self._stream.message(other), arrived=()) for other in others}
-        judged = await gathered([self._judged(message) for message in alone.values()])
-        unclean = [other for other, own in zip(others, judged, strict=True) if not _is_clean(own)]
-        unjudged = {
-            part.path for other, own in zip(others, judged, strict=True) if own.error for part in alone[other].parts
-        }
-        message = self._stream.message(choice, without=unclean)
+        async with self._comparing:  # the first choice that asks has the others judged, and the next ones know it
+            others = [other for other in self._stream.choices if other != choice and other not in self.ended]
+            judged = dict(zip(others, await gathered([self._judged_alone(other) for other in others]), strict=True))
+        unclean = [other for other, own in judged.items() if not _is_clean(own)]
+        unjudged = {part.path for other, own in judged.items() if own.error for part in self._alone[other][0].parts}
+        message = self._stream.message(choice, without=frozenset(unclean))
         return replace(message, arrived=tuple(part for part in message.arrived if part.path not in unjudged))
+
+    async def _judged_alone(self, choice: int) -> Judgement:
+        message = self._stream.alone(choice)
+        known = self._alone.get(choice)
+        if known is None or known[0] != message or known[2] < time.monotonic():
+            judged = await self._judged(message)
+            until = time.monotonic() + _AGAIN_S if judged.error else math.inf
+            known = self._alone[choice] = (message, judged, until)
+            (self._unclean.discard if judged.error or _is_clean(judged) else self._unclean.add)(choice)
+        return known[1]
+
+    def _known_harm_beside(self, choice: int) -> frozenset[int]:
+        """The other choices whose text, as far as it has come, is known to be harmful by itself."""
+        others = self._unclean - self.ended - {choice}
+        return frozenset(other for other in others if self._alone[other][0] == self._stream.alone(other))
 
     def forget(self) -> None:
         """Free what the guard has kept for the reply."""

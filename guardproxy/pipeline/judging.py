@@ -17,7 +17,7 @@ from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.images import Images, image_checks, texts_only, without_images
 from guardproxy.pipeline.known_turns import KnownTurn, KnownTurns, Prefix, TurnScores
-from guardproxy.pipeline.message_views import MessageViews
+from guardproxy.pipeline.message_views import MessageViews, ReplyViews
 from guardproxy.pipeline.readings import readings
 from guardproxy.pipeline.recording import Recorder
 from guardproxy.pipeline.reread import counted_readings, of_sentences, of_thread
@@ -43,7 +43,7 @@ from guardproxy.types import (
     Verdict,
 )
 from guardproxy.verdicts import usage_in_parallel, worst_of_views
-from guardproxy.views import PART, GrowingViews, View, ends_alike
+from guardproxy.views import PART, View, ends_alike
 
 Texts = Sequence[str]
 _UNCHANGED = ("pass", "flag")  # the actions that leave a text as it is
@@ -127,7 +127,7 @@ class Judging:
         thread: Texts = (),
         *,
         by_part: bool = True,
-        growing: GrowingViews | None = None,
+        growing: ReplyViews | None = None,
         unfinished: bool = False,
     ) -> Judgement:
         """Judge a message. `context` is recent; `thread`, if any, are the texts of the user turns to join before it.
@@ -170,7 +170,7 @@ class Judging:
         return Judgement(None, decision, "", not complete, unread)
 
     async def _text_checks(
-        self, asked: Check, policy: Policy, *, by_part: bool, growing: GrowingViews | None
+        self, asked: Check, policy: Policy, *, by_part: bool, growing: ReplyViews | None
     ) -> tuple[list[tuple[str, Check]], bool, tuple[str, ...]]:
         """The checks of a text in every reading and view, whether these are complete, and the languages not read."""
         *context, message = asked.conversation.messages

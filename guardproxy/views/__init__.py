@@ -15,7 +15,7 @@ encoded is left, the views are not `complete`: decoys cannot use up the bounds u
 
 from guardproxy.views.cleaning import compile_patterns, says_something
 from guardproxy.views.growing import GrowingViews
-from guardproxy.views.joining import apart, joined, may_have_apart
+from guardproxy.views.joining import apart, interleaved, joined, may_have_apart, without_ends
 from guardproxy.views.search import DEPTH, DISPLAYED, MAX_VIEWS, PART, VIEWS, View, Views, ends_alike, views, views_of
 
 __all__ = [
@@ -30,9 +30,11 @@ __all__ = [
     "apart",
     "compile_patterns",
     "ends_alike",
+    "interleaved",
     "joined",
     "may_have_apart",
     "says_something",
     "views",
     "views_of",
+    "without_ends",
 ]

@@ -8,7 +8,7 @@ be diluted by what is beside it.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
 
 from guardproxy.types import Message, Part
@@ -45,7 +45,7 @@ def joined(message: Message) -> tuple[str, ...]:
         joints = [_joints(items) for items in lists]
         for inside, between in _SEPARATORS:
             texts["\n".join(_text(*pair, inside, between) for pair in zip(lists, joints, strict=True))] = None
-    texts.update(dict.fromkeys(_interleaved(message.arrived, parts)))
+    texts.update(dict.fromkeys(without_ends(interleaved(message.arrived), parts)))
     return tuple(texts)[1:]
 
 
@@ -95,13 +95,16 @@ def _grouped(texts: Sequence[str]) -> list[str]:
     return ["\n".join(texts[start : start + size]) for start in range(0, len(texts), size)]
 
 
-def _interleaved(pieces: Sequence[Part], parts: Sequence[Part]) -> Iterator[str]:
+def interleaved(pieces: Sequence[Part]) -> tuple[str, ...]:
+    """Return the texts of pieces in the order of arrival, one for every combination of their kinds."""
     kinds = dict.fromkeys(piece.shown_as for piece in pieces if piece.kind != "opaque")
-    for number in range(1, len(kinds) + 1):
-        for shown in combinations(kinds, number):
-            text = "".join(piece.text for piece in pieces if piece.shown_as in shown)
-            if not any(part.text.endswith(text) for part in parts):
-                yield text
+    some = (shown for number in range(1, len(kinds) + 1) for shown in combinations(kinds, number))
+    return tuple("".join(piece.text for piece in pieces if piece.shown_as in shown) for shown in some)
+
+
+def without_ends(texts: Iterable[str], parts: Sequence[Part]) -> Iterator[str]:
+    """Yield the texts with which no part ends."""
+    return (text for text in texts if not any(part.text.endswith(text) for part in parts))
 
 
 def _groupings(parts: Sequence[Part]) -> list[list[list[Part]]]:

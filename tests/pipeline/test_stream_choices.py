@@ -270,3 +270,45 @@ def test_a_skipped_kind_of_text_is_not_judged_in_a_stream(skip: Any) -> None:
     source = [frame(0, reasoning_content="a bomb"), *frames("Fine.")]
     out = run.stream(source, policy(stream=EVERY_FRAME, judge=JudgeScope(skip=skip)))
     assert ends_of(out, 0)[-1] == ("stop" if skip else "content_filter")
+
+
+@pytest.mark.parametrize("harmful", [0, 1, 50, 100])
+def test_what_many_choices_cost(harmful: int) -> None:
+    """The guard is asked a few times for each choice, however many are harmful; all of these are refused, no others."""
+    texts = [f"A bomb, number {n}. " if n < harmful else f"A fine word, number {n}. " for n in range(100)]
+    pieces = [frame(n, content=text) for n, text in enumerate(texts)]
+    ends = [frame(n, finish="stop") for n in range(100)]
+    run = Run()
+    with capture_logs():
+        out = within_time(run, lambda: whole(review(run, Upstream([b"".join([*pieces, *ends, DONE])]), policy())))
+    refused = [n for n in range(100) if ends_of(out, n)[-1] == "content_filter"]
+    assert refused == [*range(harmful)]
+    assert len(run.guard.asked) < 8 * len(texts)
+
+
+SAID = st.tuples(st.integers(0, 3), st.sampled_from(["a bo", "mb ", "Fine. ", "a bomb ", "a knife "]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(SAID, min_size=2, max_size=14),
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.lists(st.integers(0, 6), min_size=1, max_size=4),
+)
+@example([(0, "a bomb "), (1, "a bo"), (2, "mb ")], [1], [0])
+@example([(0, "a bomb "), (1, "a bo"), (2, "mb ")], [3], [3, 0])
+@example([(1, "a bo"), (0, "a bomb "), (1, "Fine. "), (2, "a bo"), (1, "mb ")], [1, 2], [0, 4])
+def test_no_harm_leaves_over_several_choices(said: list[tuple[int, str]], sizes: list[int], turns: list[int]) -> None:
+    """Also where a choice beside them is known to be harmful: what the client reads in order has no harm."""
+    source = [frame(of, content=text) for of, text in said]
+    places = [0, *accumulate(sizes * len(source))]
+    pieces = [b"".join(source[start:end]) for start, end in pairwise(places) if start < len(source)]
+    run = Run(Thinking(turns))
+    with capture_logs():
+        out = within_time(run, lambda: whole(review(run, Upstream([*pieces, DONE]), policy(stream=EVERY_FRAME))))
+    lines = [json.loads(line[6:]) for line in out.decode().split("\n\n") if line.startswith('data: {"')]
+    read = "".join(entry["delta"].get("content") or "" for line in lines for entry in line["choices"])
+    assert "bomb" not in read
+    own = ["".join(text for of, text in said if of == choice) for choice in range(4)]
+    ended = [choice for choice in range(4) if "content_filter" in ends_of(out, choice)]
+    assert any("bomb" in text for text in (*own, "".join(text for _, text in said))) or not ended

@@ -25,6 +25,7 @@ BOUNDS = {
     "a PDF of 14 MB": 3 * STALL_S,
     "6 million escapes in a data URL": 3 * STALL_S,
     "Anthropic: stream of 5,000 blocks": 3 * STALL_S,
+    "Gemini: event of 1,000 candidates": 3 * STALL_S,
     "Gemini: event of 5,000 calls": 6 * STALL_S,
     "LiteLLM, a reply of 20 long texts": 2 * STALL_S,
     "Bedrock: 20 long texts": 2 * STALL_S,

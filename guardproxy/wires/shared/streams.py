@@ -146,7 +146,11 @@ class BaseStream(ABC):
 
         `arrived` leaves out the unreleased texts of the choices `without`.
         """
-        return _with_arrivals(self.state_of(choice).builder.message("assistant"), self._arrivals.fed(without))
+        return replace(self.alone(choice), arrived=self._arrivals.fed(without))
+
+    def alone(self, choice: int) -> Message:
+        """Return the same without `arrived`."""
+        return self.state_of(choice).builder.message("assistant")
 
     def state_of(self, choice: int) -> ChoiceState:
         """Return the state of a choice, a new one for a new choice. Raises UpstreamUnreadable beyond CHOICES."""
@@ -331,7 +335,7 @@ class BaseStream(ABC):
             for part in state.builder.message("assistant").parts
             if part.path in state.released
         )
-        return _with_arrivals(Message("assistant", tuple(parts)), self._arrivals.released())
+        return Message("assistant", tuple(parts), self._arrivals.released())
 
     def is_behind_end(self, event: Event) -> bool:
         """Whether the client has the terminator already: then only frames without data may follow."""
@@ -374,10 +378,6 @@ class BaseStream(ABC):
         out = b"".join(self.pack(body) for body in bodies)
         # Without the missing end, a client would read the last upstream frame and this frame as a single frame.
         return self.rest_of_cut() + out if out else b""
-
-
-def _with_arrivals(message: Message, arrived: tuple[Part, ...]) -> Message:
-    return replace(message, arrived=arrived) if arrived else message
 
 
 def without(body: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, Any]:
