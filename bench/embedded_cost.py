@@ -1,11 +1,12 @@
-"""What a check of the embedded guard costs: its two models alone, and both as they ship, on ordinary prompts.
+"""What a check of the embedded guard costs: its two models alone, both as they ship, and with a prompt's passages.
 
     python -m bench.embedded_cost [--rows 150] [DATA]
 
 The prompts are the everyday prompts of this repository and, if DATA is there, the benign prompts of ToxicChat, in the
 order of their SHA-256. Each guard judges one prompt after the other on one thread; times are CPU seconds of the
-process, which other programs change little. `100 tokens` are twenty texts of that length; their row has the median, the
-others the mean.
+process, which other programs change little. The passages of a prompt (`guardproxy/sentences.py`) are judged at the
+same time as the prompt, as the preset `balanced` does. `100 tokens` are twenty texts of that length, without stops;
+their row has the median, the others the mean.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 
@@ -22,7 +24,8 @@ from guardproxy.app.guards import members
 from guardproxy.evaluation.datasets import read
 from guardproxy.guards.cache import check_key
 from guardproxy.ports import Guard
-from guardproxy.settings import EMBEDDED, EMBEDDED_PARTS, load_text
+from guardproxy.sentences import passages
+from guardproxy.settings import EMBEDDED, EMBEDDED_PARTS, load, load_text
 from guardproxy.types import Check, Conversation, Message, Part, Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -36,11 +39,16 @@ def prompts(path: Path, rows: int) -> list[Check]:
     return sorted(benign, key=check_key)[:rows]
 
 
+def of_text(text: str) -> Check:
+    """The check of a user's text."""
+    return Check(Conversation((Message("user", (Part("text", text),)),)), "user")
+
+
 def steady() -> list[Check]:
     """Twenty texts of 100 tokens: different ones, because equal windows are computed once."""
     draw = random.Random(7)
     texts = [" ".join(draw.choices(WORDS.split(), k=98)) for _ in range(20)]
-    return [Check(Conversation((Message("user", (Part("text", text),)),)), "user") for text in texts]
+    return [of_text(text) for text in texts]
 
 
 def opened(model: str) -> Guard:
@@ -49,13 +57,19 @@ def opened(model: str) -> Guard:
     return members(settings)[0]
 
 
-async def judged(guard: Guard, checks: Sequence[Check]) -> tuple[list[float], list[Verdict]]:
-    """Milliseconds of CPU time of each check, one after the other, and the verdicts."""
-    await guard.judge(checks[0])
+def of_passages(text: str) -> list[Check]:
+    """The checks of the text's passages."""
+    least = load(None, {}, app.catalogue(), "balanced").policies.policies["default"].sentences.unsafe
+    return [replace(of_text(passage), least=least or 0.0) for passage in passages(text)]
+
+
+async def judged(guard: Guard, groups: Sequence[Sequence[Check]]) -> tuple[list[float], list[Verdict]]:
+    """Milliseconds of CPU time of each group of checks, one group after the other, and the first verdicts."""
+    await guard.judge(groups[0][0])
     took, verdicts = [], []
-    for check in checks:
+    for group in groups:
         began = time.process_time()
-        verdicts.append(await guard.judge(check))
+        verdicts.append((await asyncio.gather(*map(guard.judge, group)))[0])
         took.append(1000 * (time.process_time() - began))
     return took, verdicts
 
@@ -69,21 +83,29 @@ async def measured(groups: dict[str, list[Check]]) -> None:
         guard = opened(model)
         await guard.start()
         for name, checks in groups.items():
-            took, verdicts = await judged(guard, checks)
-            times[name].append(f"{median(took) if name == '100 tokens' else fmean(took):.1f}")
+            took, verdicts = await judged(guard, [[check] for check in checks])
+            times[name].append(typical(name, took))
             counts = [verdict.usage.tokens_computed for verdict in verdicts]
             if model == EMBEDDED_PARTS[0]:
                 tokens[name] = counts
             if model == EMBEDDED:
                 more = [both > one for both, one in zip(counts, tokens[name], strict=True)]
                 asked[name] = 100 * fmean(more)
+                with_passages = [[check, *of_passages(check.turn.text)] for check in checks]
+                times[name].append(typical(name, (await judged(guard, with_passages))[0]))
         await guard.close()
     print(f"{machine()}, one thread, milliseconds of CPU time per check\n")
-    print(f"| prompts | checks | tokens | {' | '.join((*EMBEDDED_PARTS, EMBEDDED))} | reach the large model |")
-    print("|---|--:|--:|--:|--:|--:|--:|")
+    models = " | ".join((*EMBEDDED_PARTS, EMBEDDED))
+    print(f"| prompts | checks | tokens | {models} | with its passages | reach the large model |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, checks in groups.items():
         cells = [f"{len(checks)}", f"{fmean(tokens[name]):.0f}", *times[name], f"{asked[name]:.0f} %"]
         print(f"| {name} | {' | '.join(cells)} |")
+
+
+def typical(name: str, took: Sequence[float]) -> str:
+    """The median of texts of the same length, otherwise the mean."""
+    return f"{median(took) if name == '100 tokens' else fmean(took):.1f}"
 
 
 def main() -> None:

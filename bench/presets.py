@@ -5,8 +5,9 @@
 DATA is a folder of labelled rows (default: ../shared/data/dev). The embedded guard judges every row with the views of
 the default policy, and every passage of a prompt by itself, as the proxy does; passages of views are left out. The
 bound of sentences and the threshold of `unsafe` are found together, at one share of benign prompts: the lowest bound
-that costs at most COST of the unsafe prompts and keeps EVERYDAY. Scores are stored: a run that stops continues where it
-was, and other target rates need no check. `--rows` takes the first N rows in the order of their SHA-256 instead of all.
+that costs at most COST of the unsafe prompts and keeps EVERYDAY, or none if no sentence reaches it. Scores are stored:
+a run that stops continues where it was, and other target rates need no check. `--rows` takes the first N rows in the
+order of their SHA-256 instead of all.
 """
 
 import argparse
@@ -133,12 +134,15 @@ def fit(pairs: Sequence[Pair], highest: Highest, bound: float | None, rate: floa
 def chosen_fit(
     pairs: Sequence[Pair], everyday: Sequence[Pair], highest: Highest, rate: float, most: float
 ) -> Fit | None:
-    """The fit with the lowest bound that costs at most COST of the unsafe prompts, and `most` of the everyday ones."""
+    """The fit with the lowest bound that costs at most COST of the unsafe prompts, and `most` of the everyday ones.
+
+    Without sentences if there is none that a passage reaches; None if the target cannot be kept at all.
+    """
     whole, unsafe = fit(pairs, highest, None, rate), select(pairs, unsafe=True)
     if whole is None:
         return None
     least = stopped(unsafe, whole.policy, highest).value - COST
-    for bound in BOUNDS:
+    for bound in (step for step in BOUNDS if step <= max(highest.values(), default=0.0)):
         one = fit(pairs, highest, bound, rate)
         if (
             one is not None
@@ -146,7 +150,7 @@ def chosen_fit(
             and stopped(everyday, one.policy, highest).value <= most
         ):
             return one
-    return None
+    return whole
 
 
 def presets_text(pairs: Sequence[Pair], everyday: Sequence[Pair], highest: Highest, whole: bool) -> str:
@@ -162,7 +166,7 @@ def presets_text(pairs: Sequence[Pair], everyday: Sequence[Pair], highest: Highe
     for preset, (user, assistant) in TARGETS.items():
         found = chosen_fit(prompts, everyday, highest, user, EVERYDAY[preset])
         if found is None:
-            sys.exit(f"{preset}: no bound of sentences keeps its target")
+            sys.exit(f"{preset}: no thresholds keep its target")
         targets: dict[Side, Target] = {"user": found.target, "assistant": Target("fpr", assistant)}
         sides, refused = side_lines([*found.others, *replies], targets)
         if refused:
@@ -175,9 +179,12 @@ def presets_text(pairs: Sequence[Pair], everyday: Sequence[Pair], highest: Highe
             f"{preset}:",
             f"  thread: {THREAD}",
             f"  # with the rules of `user`: {shares[0]} of the unsafe and {shares[1]} of the benign prompts",
-            f"  sentences: {{unsafe: {bound:g}}}",
-            f"  # of the {len(found.others):,} prompts of which no sentence reaches that bound:",
         ]
+        if bound is not None:
+            lines += [
+                f"  sentences: {{unsafe: {bound:g}}}",
+                f"  # of the {len(found.others):,} prompts of which no sentence reaches that bound:",
+            ]
         lines += [f"  {line}" for side in SIDES for line in sides[side]]
     return "\n".join(lines) + "\n"
 

@@ -96,6 +96,7 @@ class Prompt:
     pieces: tuple[Piece, ...]
     readout: Readout
     key: str
+    least: float = 0.0  # as in `types.Check`
 
 
 @frozen

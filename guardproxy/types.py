@@ -117,12 +117,14 @@ class Check:
 
     `stream` identifies the streamed reply that waits for the answer, None if no stream does. Checks of one stream share
     the guard's work on their common text, and run before others. `unfinished`: the message's last words may go on.
+    A P(unsafe) below `least` makes no difference to the caller: the guard may answer any other number below it.
     """
 
     conversation: Conversation
     side: Side
     stream: str | None = None
     unfinished: bool = False
+    least: float = 0.0
 
     @property
     def turn(self) -> Message:
@@ -390,11 +392,9 @@ class Record:
     """Whether a shadow policy decided; such a decision is recorded only, and its outcome is always "pass"."""
     complete: bool = True
     """Whether the turn was judged to its end; False if the upstream cut it off, or the client left before its end."""
-    late: bool = False
-    """Whether this is only what came behind the end of a choice that has a record already."""
+    late: bool = False  # it is only what came behind the end of a choice that has a record already
     reply: ReplyInfo | None = None  # of a reply; None for a user turn
-    sampled: bool = False
-    """Whether the turn is in the random sample of requests whose passed turns are kept for review."""
+    sampled: bool = False  # the turn is in the random sample of requests whose passed turns are kept for review
     exclusion: str = ""  # the ids of the exclusions without which a rule would have been reached, with commas
     exact: bool = False
     """Whether `text`, as sinks see it, is the judged text itself: nothing of it was masked or left out."""

@@ -9,6 +9,13 @@ from hypothesis import strategies as st
 from guardproxy.sentences import passages, sentences
 
 WORDS = "We bake the bread at home"
+
+
+def words(count: int, start: int = 0) -> str:
+    """A run of words without a stop."""
+    return " ".join(f"w{place}" for place in range(start, start + count))
+
+
 TEXTS = st.text(st.sampled_from(list("ab .!?\n。\"')")), max_size=200) | st.text(max_size=100)
 
 
@@ -35,10 +42,16 @@ def test_no_character_is_lost(text: str) -> None:
         (f"{WORDS}. No. Yes. {WORDS}. Ok.", [f"{WORDS}.", f"No. Yes. {WORDS}. Ok."]),
         ("a cake of 3.5 pounds for example.com guests.", []),
         ("私は家でパンを焼きます。" * 2, []),
+        (words(24), []),
+        (words(25), [words(14), words(14, 7), words(11, 14)]),
+        (
+            f"{WORDS}. {words(29)}.",
+            [f"{WORDS}.", f"{words(29)}.", *(words(14, at) for at in (0, 7, 14)), f"{words(8, 21)}."],
+        ),
     ],
 )
 def test_passages(text: str, expected: list[str]) -> None:
-    """Short sentences are read with a neighbour; a stop inside a number or a name ends no sentence."""
+    """Short sentences are read with a neighbour, long ones in windows; a stop inside a number or a name ends none."""
     assert passages(text) == expected
 
 
@@ -48,6 +61,21 @@ def test_passages_are_bounded(number: int) -> None:
     found = passages("".join(f"We bake bread {place} at home. " for place in range(number)))
     assert len(found) == -(-number // -(-number // 64)) <= 64
     assert {text.count(".") for text in found[:-1]} == {-(-number // 64)}
+
+
+@pytest.mark.parametrize("counts", [(25,), (200,), (4000,), (30,) * 20, (30,) * 60, (900, 30, 24)])
+def test_long_sentences_have_windows(counts: tuple[int, ...]) -> None:
+    """They cover every word, with half of a window shared, and there are no more passages than 64."""
+    sentences_of = [f"{words(count, 10_000 * place)}." for place, count in enumerate(counts)]
+    found = passages(" ".join(sentences_of))
+    assert len(found) <= 64
+    windows = [one for one in found if one not in sentences_of]
+    sizes = [len(one.split()) for one in windows]
+    assert all(size <= max(sizes) == 14 * 2 ** ((max(sizes) // 14).bit_length() - 1) for size in sizes)
+    read = {word for one in windows for word in one.split()}
+    long = [one for one in sentences_of if len(one.split()) > max(24, max(sizes, default=0))]
+    assert not windows or all(read.issuperset(one.split()) for one in long)
+    assert windows or len(counts) == 60
 
 
 def test_a_long_text_has_no_passages() -> None:

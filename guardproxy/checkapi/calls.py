@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final, get_args
 
-from guardproxy.checkapi.fields import dumps, name_at, object_at, one_of, text_at, typed
+from guardproxy.checkapi.fields import dumps, name_at, object_at, one_of, shown, text_at, typed
 from guardproxy.errors import Unreadable
 from guardproxy.frozen import frozen
 from guardproxy.images import InlineImage
@@ -14,7 +14,7 @@ _SIDES: Final = get_args(Side)
 _KINDS: Final = get_args(PartKind)
 LONGEST_NAME = 128  # characters of a name that the caller chooses
 _PATH = 4096  # characters of the path of a part
-KEYS: Final = ("messages", "side", "stream", "unfinished", "policy", "asker")
+KEYS: Final = ("messages", "side", "stream", "unfinished", "least", "policy", "asker")
 _MESSAGE_KEYS: Final = ("role", "parts")
 _PART_KEYS: Final = ("text", "path", "kind", "note")
 _IMAGE_PART_KEYS: Final = ("kind", "image", "path")
@@ -69,6 +69,8 @@ def call_fields(call: CheckCall, *, places: bool = True) -> dict[str, Any]:
         body["stream"] = check.stream
     if check.unfinished:
         body["unfinished"] = True
+    if check.least:
+        body["least"] = check.least
     if call.policy:
         body["policy"] = call.policy
     if caller != _NOBODY:
@@ -102,11 +104,18 @@ def call_of(body: object) -> CheckCall:
     messages = tuple(_message(item, f"messages[{index}]") for index, item in enumerate(listed))
     side: Side = one_of(fields["side"], _SIDES, "side") if "side" in fields else messages[-1].side
     stream = name_at(fields, "stream", most=LONGEST_NAME) or None
-    return CheckCall(
-        Check(Conversation(messages), side, stream, typed(fields.get("unfinished", False), bool, "unfinished")),
-        _caller(fields.get("asker", {})),
-        name_at(fields, "policy", most=LONGEST_NAME),
-    )
+    unfinished = typed(fields.get("unfinished", False), bool, "unfinished")
+    policy, least = name_at(fields, "policy", most=LONGEST_NAME), _least(fields.get("least", 0.0))
+    if policy and least:
+        raise Unreadable("has no effect beside a policy, which decides with exact numbers; leave it out", "least")
+    check = Check(Conversation(messages), side, stream, unfinished, least)
+    return CheckCall(check, _caller(fields.get("asker", {})), policy)
+
+
+def _least(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise Unreadable(f"must be a number from 0 to 1, not {shown(value)}", "least")
+    return float(value)
 
 
 def _message(value: object, path: str) -> Message:

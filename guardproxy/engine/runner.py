@@ -14,7 +14,8 @@ class WorkItem:
 
     `cost` is its share of the batch's token budget, in tokens; only the runner knows what `data` holds. `span` has the
     characters of the judged text that it holds; None for all of them, or if the runner cannot say. For a runner of
-    several models, `model` is the number of the one that reads it, and `earlier` the reading of the one before.
+    several models, `model` is the number of the one that reads it, and `earlier` the reading of the one before. A
+    P(unsafe) below `least` need not be exact.
     """
 
     cost: int
@@ -22,6 +23,7 @@ class WorkItem:
     span: Span | None = None
     model: int = 0
     earlier: "Reading | None" = None
+    least: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ class Classifier:
         judged = Piece(check.turn.text, "judged")
         key = f"classifier:{self.taxonomy.version}:{check.side}"
         if check.side != "assistant" or self.replies != "pair":
-            return (Prompt((judged,), self.readout, key),)
+            return (Prompt((judged,), self.readout, key, check.least if UNSAFE in self.sources else 0.0),)
         questions = dict.fromkeys((_question(check), "") if _stands_alone(check.turn.text) else (_question(check),))
         return tuple(Prompt((Piece(question, "turn"), judged), self.readout, key) for question in questions)
 

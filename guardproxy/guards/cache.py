@@ -19,11 +19,11 @@ _MOST_PUTS = 256
 
 
 def check_key(check: Check) -> bytes:
-    """A digest of 32 bytes, equal for checks with the same side, roles and contents of parts, in order, and end.
+    """A digest of 32 bytes, equal for checks with the same side, end, `least`, roles and contents of parts, in order.
 
     The parts' paths in the body and the stream are left out: they do not change a verdict.
     """
-    digest = hashlib.sha256(f"{check.side}{'...' if check.unfinished else ''}".encode())
+    digest = hashlib.sha256(f"{check.side}{'...' if check.unfinished else ''}{check.least or ''}".encode())
     for message in check.conversation.messages:
         # A message that has arrived in alternation with others is found by all their texts: that takes longer.
         part = message.parts[0] if len(message.parts) == 1 and not message.arrived else None

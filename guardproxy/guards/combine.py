@@ -46,6 +46,8 @@ class AllOf:
     async def judge(self, check: Check) -> Verdict:
         """Combine the verdicts of all guards that are asked. Raises the first failure among them."""
         asked = _asked_of(self._see, self.name) if check.turn.images else self._guards
+        if self._mean is not None:
+            check = replace(check, least=0.0)  # a mean needs exact numbers
         verdicts = await _judged_at_once(asked, check)
         given: dict[str, Verdict] = {guard.name: one for guard, one in zip(asked, verdicts, strict=True)}
         by_guard = [given.get(guard.name) for guard in self._guards]
@@ -140,6 +142,7 @@ class Cascade:
     async def judge(self, check: Check) -> Verdict:
         """The verdict of the guard that decides, in the cascade's name, with the usage of every guard asked."""
         asked = _asked_of(self._see, self.name) if check.turn.images else self.parts
+        check = replace(check, least=0.0)  # the number of the first guard decides whether the second is asked
         first = await asked[0].judge(check)
         verdict = first
         if len(asked) > 1 and self._low <= first.unsafe <= self._high:

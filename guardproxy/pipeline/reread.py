@@ -33,7 +33,8 @@ async def of_sentences(
     whole = [(name, own_text(check.turn)) for name, check in checks if not _is_apart(name)]
     found = await computed(sum(len(text) for _, text in whole), _passages, whole)
     known = {check.turn.text for _, check in checks}
-    return [(name, _alone(message, passage)) for passage, name in found.items() if passage not in known]
+    least = policy.calibration.inverse(message.side, UNSAFE, policy.sentences.unsafe)
+    return [(name, _alone(message, passage, least)) for passage, name in found.items() if passage not in known]
 
 
 def _passages(texts: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -49,7 +50,8 @@ def of_thread(message: Message, thread: Sequence[str], policy: Policy) -> list[t
     """The check of a user's text behind those of earlier turns, without a context; none if there is nothing to join."""
     own = own_text(message) if thread else ""
     behind = joined_text((*thread, own), policy.thread.characters) if own else ""
-    return [(THREAD, _alone(message, behind))] if behind else []
+    least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
+    return [(THREAD, _alone(message, behind, least))] if behind else []
 
 
 def counted_readings(verdicts: Named, side: Side, policy: Policy) -> Named:
@@ -78,5 +80,7 @@ def _is_apart(view: str) -> bool:
     return view.partition("+")[0] == PART or is_of_tool(view) or is_of_image(view)
 
 
-def _alone(message: Message, text: str) -> Check:
-    return Check(Conversation((Message(message.role, (Part(message.parts[0].path, text),)),)), message.side)
+def _alone(message: Message, text: str, least: float) -> Check:
+    return Check(
+        Conversation((Message(message.role, (Part(message.parts[0].path, text),)),)), message.side, least=least
+    )

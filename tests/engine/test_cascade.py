@@ -105,6 +105,31 @@ def test_a_window_within_the_bounds_has_the_mean_of_both_readings(runners, asked
         assert any(got.reading.probabilities == pytest.approx(choice, abs=1e-5) for choice in choices)
 
 
+@settings(deadline=None, max_examples=40)
+@given(asked=st.lists(texts, min_size=1, max_size=4), least=st.floats(0, 1), weight=st.floats(0.05, 0.95))
+def test_below_what_the_caller_asks_for_the_second_need_not_read(runners, asked, least, weight):
+    """From there on every reading is the exact one; below, it is some number below, and the second reads no more."""
+    pair = CascadeRunner(*runners, SecondReading(1, 0.0, 1.0, weight))
+    read = 0
+    for text in asked:
+        exact = run(pair, pair.encode(ask(text)))
+        asked_for = run(pair, pair.encode(dataclasses.replace(ask(text), least=least)))
+        for one, other in zip(exact, asked_for, strict=True):
+            if one.reading.probabilities[1] >= least:
+                assert other.reading.probabilities == pytest.approx(one.reading.probabilities, abs=1e-5)
+            else:
+                assert other.reading.probabilities[1] < least + 1e-5
+            assert other.computed + other.reused <= one.computed + one.reused
+            read += other.computed + other.reused < one.computed + one.reused
+    if least > 1 - weight:
+        first = [runners[0].run([work])[0] for text in asked for work in runners[0].encode(ask(text))]
+        needed = (least - (1 - weight)) / weight
+        assert read == pytest.approx(
+            sum(one.reading.probabilities[1] < needed for one in first),
+            abs=sum(abs(one.reading.probabilities[1] - needed) < 1e-4 for one in first),
+        )
+
+
 def test_many_prompts_are_read_at_once_as_one_by_one(runners):
     """In batches of few tokens every window has its own reading: the second model's where the first is unsure."""
     pair = CascadeRunner(*runners, SecondReading(1, 0.3, 0.8, 0.25))

@@ -1,7 +1,8 @@
 """Combined guards: maximum, mean and cascade; a failure of a member never counts as safe."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
 from guardproxy.guards.combine import AllOf, Cascade
 from guardproxy.types import Taxonomy
 from tests.guards.kit import Fixed, check_of, found
+from tests.kit import WordGuard
 
 CHECK = check_of("hello")
 PROBABILITY = st.floats(0, 1)
@@ -92,6 +94,20 @@ def test_the_second_guard_is_asked_between_the_bounds(unsafe: float, asked: int)
     assert verdict.guard == "first>second"
     assert verdict.usage.tokens_computed == 5 * (1 + asked)
     assert verdict.usage.share_s == pytest.approx(0.15 * (1 + asked))
+
+
+@pytest.mark.parametrize(("kind", "least"), [("worst", 0.9), ("mean", 0.0), ("cascade", 0.0)])
+def test_what_is_computed_with_a_number_needs_the_exact_one(kind: str, least: float) -> None:
+    """A mean, and the choice whether a second guard is asked; the worst of several verdicts does not."""
+    members = WordGuard({}), WordGuard({})
+    members[1].name = "others"
+    guards: dict[str, Callable[[], AllOf | Cascade]] = {
+        "worst": lambda: AllOf(members),
+        "mean": lambda: AllOf(members, {"*": (1.0, 1.0)}),
+        "cascade": lambda: Cascade(*members, 0.0, 1.0),
+    }
+    asyncio.run(guards[kind]().judge(replace(CHECK, least=0.9)))
+    assert [check.least for member in members for check in member.asked] == [least, least]
 
 
 def test_findings_that_only_the_first_guard_judges_stay() -> None:

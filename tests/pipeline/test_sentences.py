@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from guardproxy.calibration import Calibration, Platt
 from guardproxy.policy import JudgeScope, Rule, SideRules
 from guardproxy.sentences import SentencePolicy
 from guardproxy.types import Check, Verdict
@@ -47,6 +48,19 @@ def test_harm_among_harmless_sentences_is_found(text: str) -> None:
     assert record.verdict is not None
     assert (record.text, record.verdict.view) == (text, "sentence")
     assert {finding.view for finding in record.verdict.findings} == {"sentence"}
+
+
+def test_the_guard_knows_from_which_probability_on_a_sentence_counts() -> None:
+    """The whole text, of which every number counts, is judged exactly; the bound is that of the bare guard."""
+    plain, calibrated = run(), run()
+    review(plain, [user(TEXT)], policy(sentences=JUDGED))
+    doubled = Calibration(user={"unsafe": Platt(2.0)})
+    review(calibrated, [user(TEXT)], policy(sentences=JUDGED, calibration=doubled))
+    for pipeline, least in ((plain, 0.9), (calibrated, 0.75)):
+        whole, *sentences = pipeline.guard.asked
+        assert (whole.turn.text, whole.least) == (TEXT, 0.0)
+        assert sentences
+        assert [check.least for check in sentences] == pytest.approx([least] * len(sentences))
 
 
 def test_a_sentence_counts_from_its_bound_on() -> None:

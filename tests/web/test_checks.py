@@ -296,6 +296,10 @@ def test_who_leaves_has_the_check_dropped() -> None:
     [
         (body_of("hello", policy="nope"), 404, "policy_unknown"),
         (body_of("hello", role="assistant", side="user", policy="default"), 400, "invalid_request"),
+        (body_of("hello", least=0.9, policy="default"), 400, "invalid_request"),
+        (body_of("hello", least=1.5), 400, "invalid_request"),
+        (body_of("hello", least=True), 400, "invalid_request"),
+        (body_of("hello", least="0.9"), 400, "invalid_request"),
         (body_of("\ud83d", policy="default"), 400, "invalid_request"),
         (body_of("hello", stream="\ud83d"), 400, "invalid_request"),
         (body_of("hello", asker={"client": "\ud83d"}), 400, "invalid_request"),
@@ -450,11 +454,12 @@ def following(schema: Any) -> st.SearchStrategy[Any]:
     if schema["type"] == "object":
         fields = {name: following(field) for name, field in schema["properties"].items()}
         needed = {name: fields.pop(name) for name in schema["required"]}
-        return st.fixed_dictionaries(needed, optional=fields)
+        wrong = set(schema.get("not", {}).get("required", [None]))
+        return st.fixed_dictionaries(needed, optional=fields).filter(lambda value: not wrong <= value.keys())
     if schema["type"] == "array":
         return st.lists(following(schema["items"]), min_size=schema.get("minItems", 0), max_size=3)
-    if schema["type"] == "boolean":
-        return st.booleans()
+    if schema["type"] in ("boolean", "number"):
+        return st.booleans() if schema["type"] == "boolean" else st.floats(schema["minimum"], schema["maximum"])
     return st.text(min_size=schema.get("minLength", 0), max_size=min(9, schema.get("maxLength", 9)))
 
 

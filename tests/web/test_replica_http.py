@@ -124,6 +124,15 @@ def test_the_end_of_a_growing_text_is_told(unfinished: bool) -> None:
     assert [asked.unfinished for asked in guard.asked] == [unfinished]
 
 
+@pytest.mark.parametrize("least", [0.0, 0.25, 0.7821999999999999])
+def test_what_makes_no_difference_is_told(least: float) -> None:
+    """The guard behind the connection need not compute it either."""
+    guard = WordGuard(WORDS)
+    check = Check(ask("x").conversation, "user", least=least)
+    run(Stand(guard).api, lambda link: link.judge(check, Asker()))
+    assert [asked.least for asked in guard.asked] == [least]
+
+
 def test_the_place_of_a_text_is_no_matter_of_the_guards() -> None:
     """A client's own keys may make its path longer than a check may have one: the check is judged like any other."""
     check = Check(Conversation((Message("user", (Part(f"messages[0].{'key' * 9999}", "poison"),)),)), "user")

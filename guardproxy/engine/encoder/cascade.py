@@ -9,13 +9,16 @@ from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.errors import ConfigError
 from guardproxy.ports import Prompt, Reading
 
+_ROUNDING = 1e-6
+
 
 class CascadeRunner:
     """Runs `first` on every window, and `second` on those where `again` says so.
 
     They are the models 0 and 1 of its work items. A window that `second` reads has the weighted mean of both readings,
-    the others have the reading of `first`. Implements engine.runner.Runner. Raises ConfigError if the models do not
-    cut a text into the same tokens and windows.
+    the others have the reading of `first`. It does not read a window whose mean would be below the window's `least`
+    whatever it says: the reading of `first` is then below it as well. Implements engine.runner.Runner. Raises
+    ConfigError if the models do not cut a text into the same tokens and windows.
     """
 
     def __init__(self, first: ClassifierRunner, second: ClassifierRunner, again: SecondReading) -> None:
@@ -45,7 +48,7 @@ class CascadeRunner:
         results = self._first.run(batch)
         return [
             replace(result, then=replace(self._second.adopt(work), model=1, earlier=result.reading))
-            if self._is_unsure(result)
+            if self._is_unsure(work, result)
             else result
             for work, result in zip(batch, results, strict=True)
         ]
@@ -60,9 +63,13 @@ class CascadeRunner:
         self._first.close()
         self._second.close()
 
-    def _is_unsure(self, result: WorkResult) -> bool:
-        again = self._again
-        return again.low <= result.reading.probabilities[again.output] <= again.high
+    def _is_unsure(self, work: WorkItem, result: WorkResult) -> bool:
+        """Whether the second reading counts, and can bring the mean to what the caller asks for."""
+        again, probability = self._again, result.reading.probabilities[self._again.output]
+        if not again.low <= probability <= again.high:
+            return False
+        most = again.first_weight * probability + (1 - again.first_weight)
+        return most >= work.least - _ROUNDING
 
     def _mean(self, first: Reading | None, second: Reading) -> Reading:
         if first is None:

@@ -137,9 +137,11 @@ class ClassifierRunner:
             encoded += [window(ids, discount=self._parts.discount) for ids in windows(judged, size, overlap)]
             places += windows(spans, size, overlap)
         if len(encoded) == 1:
-            return (WorkItem(len(encoded[0].ids), encoded[0]),)
+            return (WorkItem(len(encoded[0].ids), encoded[0], least=prompt.least),)
         held = [(place[0][0], place[-1][1]) for place in places]
-        return tuple(WorkItem(len(item.ids), item, span) for item, span in zip(encoded, held, strict=True))
+        return tuple(
+            WorkItem(len(item.ids), item, span, least=prompt.least) for item, span in zip(encoded, held, strict=True)
+        )
 
     def run(self, batch: Sequence[WorkItem]) -> list[WorkResult]:
         """One result per window, in order. Equal windows, and windows of a stream that were read, are computed once."""
