@@ -35,9 +35,9 @@ $(INSTALLED): $(SERVING)
 serve: $(SERVING)
 	$(BIN)/guardproxy serve
 
-# A test that fails runs once more, and the summary names it: docs/testing.md.
+# A process for each core, up to four. A test that fails runs once more, and the summary names it: docs/testing.md.
 test: lint types browser
-	$(BIN)/pytest --reruns 1 -rfER
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --reruns 1 -rfER
 
 # What the browser tests of the reviewer's page need: Debian's chromium, installed where that is allowed.
 browser:

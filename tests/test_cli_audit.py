@@ -69,8 +69,9 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     return capsys.readouterr().out
 
 
-def test_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest record comes first; probabilities, shadow decisions and guard errors look different."""
+    monkeypatch.setenv("COLUMNS", "160")
     lines = printed(capsys, "list", "--shadow", "with", "--data-dir", folder).splitlines()
     assert [line.split()[0] for line in lines] == ["no.", "4", "3", "2", "1"]
     assert "guard_error" in lines[1]
