@@ -63,6 +63,16 @@ def test_passages_are_bounded(number: int) -> None:
     assert {text.count(".") for text in found[:-1]} == {-(-number // 64)}
 
 
+@given(st.lists(st.sampled_from(["Stop! ", "Stop it. ", "We bake bread at home. ", "one " * 30 + ". "]), max_size=300))
+def test_passages_have_a_bound(parts: list[str]) -> None:
+    """Those with a neighbour, and the same sentences alone."""
+    assert len(passages("".join(parts))) <= 130
+
+
+def test_the_most_passages() -> None:
+    assert len(passages("".join(f"Stop {n}! We bake bread {n} at home. " for n in range(64)))) == 128
+
+
 @pytest.mark.parametrize("counts", [(25,), (200,), (4000,), (30,) * 20, (30,) * 60, (900, 30, 24)])
 def test_long_sentences_have_windows(counts: tuple[int, ...]) -> None:
     """They cover every word, with half of a window shared, and there are no more passages than 64."""
