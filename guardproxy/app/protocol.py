@@ -39,16 +39,17 @@ class WithoutTrailers(HttpToolsProtocol):
 class BoundedHttp(WithoutTrailers):
     """Bounds what a client may cost: connections, the size and the time of headers, the time of bodies and of answers.
 
-    A client that is too slow to send gets 408, one with too long headers 431, and each is closed. For one connection
-    too many, the one that has waited longest for a further request is closed; if none waits, the new one gets 503. A
-    client that does not read is cut.
+    A client that is too slow to send gets 408, one with too long headers or trailers 431, and each is closed. For one
+    connection too many, the one that has waited longest for a further request is closed; if none waits, the new one
+    gets 503. A client that does not read is cut.
     """
 
     def __init__(self, bounds: ServerSettings, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._bounds = bounds
-        self._head = 0  # bytes of the headers so far
+        self._head = 0  # bytes of the headers so far, or of the trailers
         self._in_body = False
+        self._came = False  # whether what was received last had a piece of a body, or the end of headers or of a body
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
 
@@ -111,14 +112,14 @@ class BoundedHttp(WithoutTrailers):
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Read on. Headers that go on for too long are refused."""
+        """Read on. Headers and trailers that go on for too long are refused: the parser keeps them."""
         if self.transport.is_closing():
             return
         if self._reading is None and not self._in_body:
             self._expect(self._bounds.header_timeout_s)
-        waits = not self._in_body
+        self._came = False
         super().data_received(data)
-        if waits and not self._in_body and self.parser is not None and self._reading is not None:
+        if not self._came and self.parser is not None and self._reading is not None:
             self._head += len(data)
             if self._head > HEADER_BYTES:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -129,12 +130,13 @@ class BoundedHttp(WithoutTrailers):
         if size > HEADER_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
-        self._head, self._in_body = 0, True
+        self._head, self._in_body, self._came = 0, True, True
         self._expect(self._bounds.body_timeout_s)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body, unless the request was refused."""
+        self._head, self._came = 0, True
         if not self.transport.is_closing():
             super().on_body(body)
 
@@ -142,6 +144,7 @@ class BoundedHttp(WithoutTrailers):
         """End the request; the next one may follow."""
         _stop(self._reading)
         self._reading, self._in_body = None, False
+        self._head, self._came = 0, True
         if not self.transport.is_closing():
             super().on_message_complete()
 

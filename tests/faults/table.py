@@ -123,6 +123,15 @@ CLIENT: Final = (
     ),
     Fault("slow-body", "sends its body too slowly", 408, end="closed", records=(), metrics=_failure("request_timeout")),
     Fault("long-head", "sends 100 KB of headers", 431, end="closed", records=(), metrics=_failure("headers_too_large")),
+    Fault(
+        "trailers",
+        "sends trailers without end",
+        431,
+        end="closed",
+        records=(),
+        metrics=_failure("headers_too_large"),
+        note="behind 64 KB",
+    ),
 )
 
 _GUARD_CODE: Final = "guard_unavailable"

@@ -1,14 +1,15 @@
 """Clients that leave, are slow, or do not read, at a running proxy."""
 
+import json
 from collections.abc import Callable
 
 import pytest
 
 from tests.faults.kit import ask, found_by_text, watched
 from tests.faults.raw import leave_after, request, until_closed
-from tests.faults.stand import Got, Proxy
+from tests.faults.stand import CHAT, Got, Proxy
 from tests.faults.table import CLIENT
-from tests.faults.upstream import RawUpstream
+from tests.faults.upstream import RawUpstream, chunk
 from tests.kit import until
 
 FAULTS = {fault.name: fault for fault in CLIENT}
@@ -24,6 +25,12 @@ def slow_body(proxy: Proxy) -> Got:
 
 def long_head(proxy: Proxy) -> Got:
     return until_closed(proxy, b"POST / HTTP/1.1\r\n", *[b"a: " + b"b" * 10_000 + b"\r\n"] * 10)
+
+
+def trailers(proxy: Proxy) -> Got:
+    head = f"POST {CHAT} HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+    body = chunk(json.dumps(ask("fine")).encode()) + b"0\r\n"
+    return until_closed(proxy, head + body, *[b"a: b\r\n" * 1000] * 1000, pause_s=0.001)
 
 
 @pytest.mark.parametrize("name", ["while-judged", "before-answer", "in-stream"])
@@ -52,7 +59,8 @@ def test_a_client_that_leaves_after_its_answer(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "send"), [("slow-head", slow_head), ("slow-body", slow_body), ("long-head", long_head)]
+    ("name", "send"),
+    [("slow-head", slow_head), ("slow-body", slow_body), ("long-head", long_head), ("trailers", trailers)],
 )
 def test_a_client_that_sends_too_slowly_or_too_much(proxy: Proxy, name: str, send: Callable[[Proxy], Got]) -> None:
     before = len(proxy.records())
