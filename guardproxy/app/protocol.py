@@ -1,9 +1,11 @@
 """HTTP/1.1 as the server reads it: uvicorn's protocol, less the trailers of chunked bodies, within bounds."""
 
 import asyncio
+import sys
 from http import HTTPStatus
 from typing import Any, Final
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from guardproxy.app.port_sharing import SharedPortLoop
@@ -23,17 +25,43 @@ CODES: Final = (*_CODES.values(), _UNREAD)
 
 
 class WithoutTrailers(HttpToolsProtocol):
-    """Discards trailers (RFC 9110, 6.5.1), which uvicorn appends to the headers.
+    """Discards trailers (RFC 9110, 6.5.1), which uvicorn appends to the headers, and stays with HTTP/1.1.
 
     A trailer that became a header could choose another policy, or carry a credential that no check has seen. uvicorn
     adds each field to `self.headers`, which is the list in the scope of the request; so that list is exchanged as soon
     as the header section ends.
+
+    A request may ask for another protocol, as Java's client does for HTTP/2 (`Upgrade: h2c`); a server may ignore that
+    (RFC 9110, 7.8). The parser leaves the body of such a request out, so it reads the request again without `Upgrade`.
     """
+
+    _received = _again = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, and read again what `handle_websocket_upgrade` leaves."""
+        self._again = data
+        while self._again and not self.transport.is_closing():
+            self._received, self._again = self._again, b""
+            super().data_received(self._received)
 
     def on_headers_complete(self) -> None:
         """Start the request. The fields that follow are trailers, and go to a list that nothing reads."""
         super().on_headers_complete()
         self.headers = []
+
+    def _should_upgrade(self) -> bool:
+        """Whether the request is not started, and `handle_websocket_upgrade` gets it."""
+        return bool(self.parser.get_method() != b"CONNECT")
+
+    def handle_websocket_upgrade(self) -> None:
+        """Read the request again without `Upgrade`: uvicorn calls this where the parser stops behind its headers."""
+        stopped, scope = sys.exception(), self.scope
+        if isinstance(stopped, HttpParserUpgrade):
+            fields = [b"%b: %b\r\n" % pair for pair in scope["headers"] if pair[0] != b"upgrade"]
+            line = (scope["method"].encode(), self.url, scope["http_version"].encode(), b"".join(fields))
+            self.parser = HttpRequestParser(self)  # behind `Connection: close` the old one reads nothing more
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self._again = b"%b %b HTTP/%b\r\n%b\r\n" % line + self._received[stopped.args[0] :]
 
 
 class BoundedHttp(WithoutTrailers):

@@ -41,4 +41,5 @@ def until_closed(proxy: Proxy, *pieces: bytes, pause_s: float = 0.0) -> Got:
         except ConnectionError:
             pass
     head, _, body = data.partition(b"\r\n\r\n")
-    return Got(int(head.split()[1]) if head else 0, {}, body)
+    fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    return Got(int(head.split()[1]) if head else 0, fields, body)

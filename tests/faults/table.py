@@ -132,6 +132,12 @@ CLIENT: Final = (
         metrics=_failure("headers_too_large"),
         note="behind 64 KB",
     ),
+    Fault(
+        "upgrade",
+        "asks for another protocol (`Upgrade: h2c`, as Java's client does)",
+        records=_WHOLE,
+        note="the answer is in HTTP/1.1",
+    ),
 )
 
 _GUARD_CODE: Final = "guard_unavailable"

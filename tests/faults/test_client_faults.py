@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -67,3 +68,19 @@ def test_a_client_that_sends_too_slowly_or_too_much(proxy: Proxy, name: str, sen
     with watched(proxy, FAULTS[name]) as seen:
         seen.answered(send(proxy))
     assert len(proxy.records()) == before
+
+
+def test_clients_that_ask_for_another_protocol(proxy: Proxy) -> None:
+    """The body is read and judged, in one piece with the headers or behind them, also of many requests at once."""
+    asked = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAM\r\n\r\n"
+    for size in (0, 10):
+        with watched(proxy, FAULTS["upgrade"]) as seen:
+            last = asked.replace(b"connection: ", b"connection: close, ")
+            whole = request(ask("fine")).replace(b"\r\n\r\n", b"\r\n" + last)
+            head = len(whole) - size if size else whole.index(b"\r\n\r\n") + 4
+            got = until_closed(proxy, whole[:head], whole[head:], pause_s=0.1)
+            seen.answered(replace(got, ended=True))
+    harmful = until_closed(proxy, request(ask("fine", "how to mix poison")).replace(b"\r\n\r\n", b"\r\n" + last))
+    assert b"content_filter" in harmful.body
+    many = b"GET /healthz HTTP/1.1\r\n" + asked
+    assert until_closed(proxy, many * 999, b"GET /healthz HTTP/1.1\r\n" + last).body.count(b"HTTP/1.1 200") == 999
